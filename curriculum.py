@@ -1,0 +1,137 @@
+"""
+What a sequence looks like at stage k: the curriculum that turns written steps into thoughts.
+
+One example of three steps, at every stage of `coconut` with c_thought = 1. Q is the question, 1 2 3
+are its steps, A is the answer, T is a thought; the loss is taken on the tokens marked ^.
+
+    stage 0   Q <bot> <eot> 1 2 3 A
+                            ^ ^ ^ ^
+    stage 1   Q <bot> T <eot> 2 3 A
+                              ^ ^ ^
+    stage 2   Q <bot> T T <eot> 3 A
+                                ^ ^
+    stage 3   Q <bot> T T T <eot> A
+                                  ^
+
+The model is never asked to say what a thought stands for: a thought is good if it helps to write what
+is left. The eight methods of the paper's Table 1 are two choices: what fills the place of the steps
+that are gone, and when they go. At stage 2 of 3 they read (P is a learned pause token):
+
+    coconut            Q <bot> T T <eot> 3 A
+    pause_as_thought   Q <bot> P P <eot> 3 A
+    no_thought         Q 3 A
+    no_curriculum      Q <bot> T T T <eot> A
+    pause              Q <bot> P P P <eot> A
+    no_cot             Q A
+    cot                Q 1 2 3 A
+    icot               Q 3 A
+
+Everything here is lists of token ids: no text, no tensors, no files. Paper sections 3 and 5.2.
+"""
+from dataclasses import dataclass
+from typing import NamedTuple
+
+NO_LOSS = -100  # what F.cross_entropy ignores
+
+
+class Method(NamedTuple):
+    fill: str | None  # between the markers: "thought", "pause"; None: nothing, and no markers either
+    steps: str  # how they go: one a "stage", "all" from the start, "none" ever, or by "tokens"
+
+
+METHODS = {
+    "coconut": Method("thought", "stage"),
+    "pause_as_thought": Method("pause", "stage"),
+    "no_thought": Method(None, "stage"),
+    "no_curriculum": Method("thought", "all"),
+    "pause": Method("pause", "all"),
+    "no_cot": Method(None, "all"),
+    "cot": Method(None, "none"),
+    "icot": Method(None, "tokens"),  # Deng et al. 2024, arXiv 2405.14838
+}
+
+
+class Markers(NamedTuple):
+    """Ids of the special tokens. A pause is an ordinary token, with an embedding that is learned;
+    the thought's id only holds the place: its embedding never reaches the model."""
+    bot: int
+    eot: int
+    thought: int
+    pause: int
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    method: str = "coconut"
+    c_thought: int = 1  # thoughts for each step that is gone
+    max_latent_stage: int = 6  # the last stage that adds thoughts
+    extra_stage: bool = False  # one more stage, in which all steps left are dropped (GSM8k)
+    epochs_stage_0: int = 5
+    epochs_per_stage: int = 5
+    uniform_prob: float = 0.0  # chance that a training example takes a stage drawn from 0 .. its steps
+    icot_tokens: int = 8  # tokens that icot removes each epoch
+    icot_all_beyond: int = 39  # once it would remove more than this, it removes all
+    icot_smoothing: float = 4.0  # icot removes o more tokens with a chance ~ exp(-icot_smoothing * o)
+
+
+def last_stage(c):
+    """The stage at which the schedule of Curriculum c arrives, counted from 0."""
+    steps = METHODS[c.method].steps
+    if steps == "none":
+        return 0
+    if steps == "all":
+        return c.max_latent_stage + 1
+    if steps == "tokens":
+        return c.icot_all_beyond // c.icot_tokens + 1
+    return c.max_latent_stage + c.extra_stage
+
+
+def stage_at(epoch, c):
+    """The stage of an epoch, both counted from 0. Paper section 3; for icot each epoch is a stage."""
+    steps = METHODS[c.method].steps
+    if steps == "all":
+        return last_stage(c)
+    if epoch < c.epochs_stage_0:
+        return 0
+    epochs_per_stage = 1 if steps == "tokens" else c.epochs_per_stage
+    return min(1 + (epoch - c.epochs_stage_0) // epochs_per_stage, last_stage(c))
+
+
+def n_thoughts(stage, c):
+    """How many thoughts (or pauses) stand in a sequence at this stage, also if its chain is shorter."""
+    return min(stage, c.max_latent_stage) * c.c_thought if METHODS[c.method].fill else 0
+
+
+def prompt(question, k, c, markers):
+    """What the model is given before it writes: question ids, and the place of k thoughts."""
+    fill = METHODS[c.method].fill
+    if fill is None:
+        return list(question)
+    return [*question, markers.bot, *[getattr(markers, fill)] * k, markers.eot]
+
+
+def written(steps, stage, c, rng=None):
+    """The ids of the steps that are still written out at this stage; all are gone after the last."""
+    if METHODS[c.method].steps == "tokens":
+        removed = stage * c.icot_tokens
+        if removed > c.icot_all_beyond:
+            return []
+        if rng:  # removal smoothing: floor(Exp(rate)) is o with a chance ~ exp(-rate * o)
+            removed += int(rng.expovariate(c.icot_smoothing))
+        return [token for step in steps for token in step][removed:]
+    if stage > c.max_latent_stage:
+        return []
+    return [token for step in steps[stage:] for token in step]
+
+
+def build(example, stage, c, markers, rng=None):
+    """(ids, targets) of one training sequence; targets[t] is ids[t], or NO_LOSS where it is not learned.
+
+    example: question ids, a list of ids for each step, answer ids with the end token. rng draws what is
+    random in training, stage mixing (official dataset.py:245-252) and icot's smoothing; None: neither.
+    """
+    if rng and rng.random() < c.uniform_prob:
+        stage = rng.randint(0, len(example.steps))
+    given = prompt(example.question, n_thoughts(stage, c), c, markers)
+    learned = written(example.steps, stage, c, rng) + list(example.answer)
+    return given + learned, [NO_LOSS] * len(given) + learned

@@ -1,0 +1,306 @@
+"""
+GPT-2, and the feedback loop that lets it reason in continuous thoughts ("Coconut", 2412.06769).
+
+The model takes embeddings and returns hidden states of the same shape, so its last hidden state can
+be its next input embedding. That is the whole idea: no word has to be chosen on the way.
+
+    language mode      x[t] = embed(ids[t])          the input is the embedding of a token
+    latent mode        x[t] = hidden[t - 1]          the input is a thought, the last hidden state
+    either way         hidden = GPT(x + positions)   and logits = lm_head(hidden) where needed
+
+A row of a batch reads    question <|bot|> thought thought .. <|eot|> steps that are left, answer
+The first thought is the hidden state at <|bot|>, taken after the final layer norm; like any input
+it gets a position embedding. K thoughts take K + 1 forward passes that share one cache of keys and
+values: one over the question, one a thought, and the last of them goes on over all that follows.
+
+Dims: B rows of a batch, T columns, C n_embd, V vocabulary, K thoughts.
+
+References: the paper, section 3. OpenAI's GPT-2, github.com/openai/gpt-2, whose parameter names are
+kept. The official code, github.com/facebookresearch/coconut: coconut.py computes the same function;
+here one mask replaces its lists of vectors, and generation is batched and cached.
+"""
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass
+class GPTConfig:
+    block_size: int = 1024  # most positions in a sequence
+    vocab_size: int = 50257
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys, values
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x, mask, past):
+        B, T, C = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_head, T, head)
+        if past is not None:  # keys and values of the columns before these
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        y = y.transpose(1, 2).reshape(B, T, C)
+        return self.c_proj(y), (k, v)
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x, mask, past):
+        y, present = self.attn(self.ln_1(x), mask, past)
+        x = x + self.drop(y)
+        x = x + self.drop(self.mlp(self.ln_2(x)))
+        return x, present
+
+
+class GPT(nn.Module):
+    """GPT-2: embeddings in, hidden states out. `embed` and `lm_head` stand at its two ends."""
+
+    def __init__(self, config):
+        super().__init__()
+        assert config.n_embd % config.n_head == 0, (config.n_embd, config.n_head)
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight  # tied, as in GPT-2
+        for name, p in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(p)
+            elif "ln_" not in name:
+                # what each layer adds to the residual stream is scaled so that the sum is not
+                deep = (2 * config.n_layer) ** -0.5 if name.endswith("c_proj.weight") else 1.0
+                nn.init.normal_(p, std=0.02 * deep)
+
+    def embed(self, ids):
+        """(B, T) token ids -> (B, T, C) embeddings; positions are added in `forward`."""
+        return self.wte(ids)
+
+    def forward(self, x, pos=None, mask=None, past=None):
+        """(B, T, C) embeddings -> (B, T, C) hidden states after ln_f, and the grown cache.
+
+        pos (B, T) long: a position for each column; left out, they count on from the cache.
+        mask (B, 1, T, cached + T) bool: True where a column may look; left out, it is causal.
+        past: the cache an earlier call returned: for each layer keys and values, both of shape
+        (B, n_head, cached, C / n_head). It is never changed in place, so gradients flow through.
+        """
+        B, T, C = x.shape
+        cached = past[0][0].size(2) if past else 0
+        if pos is None:
+            pos = torch.arange(cached, cached + T, device=x.device)
+        if mask is None:
+            mask = torch.ones(T, cached + T, dtype=torch.bool, device=x.device).tril(cached)
+        x = self.drop(x + self.wpe(pos))
+        present = []
+        for i, block in enumerate(self.h):
+            x, keys_values = block(x, mask, past[i] if past else None)
+            present.append(keys_values)
+        return self.ln_f(x), present
+
+    @torch.no_grad()
+    def grow_vocab(self, vocab_size, like):
+        """Grow the embedding, and the head tied to it, to vocab_size rows: copies of row `like`."""
+        assert vocab_size >= self.config.vocab_size, (vocab_size, self.config.vocab_size)
+        old = self.wte.weight
+        new_rows = old[like].expand(vocab_size - len(old), -1)
+        self.wte = nn.Embedding.from_pretrained(torch.cat([old, new_rows]), freeze=False)
+        self.lm_head = nn.Linear(self.config.n_embd, vocab_size, bias=False, device="meta")
+        self.lm_head.weight = self.wte.weight
+        self.config.vocab_size = vocab_size
+
+    @classmethod
+    def from_pretrained(cls, name_or_path, n_head=None, dropout=0.0):
+        """A GPT with trained weights, its sizes read off the tensors.
+
+        Takes `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` (downloaded once, to torch.hub's
+        folder), a file like their `pytorch_model.bin`, a folder with one, or a state dict; names
+        with the prefix of GPT2LMHeadModel or of the official Coconut will do. n_head is the one
+        size that no tensor shows: 64 dimensions a head, as in all four, unless it is given.
+        Raises ValueError for anything else.
+        """
+        tensors, config = read_gpt2(name_or_path, n_head)
+        config.dropout = dropout
+        model = cls(config)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:  # missing, unexpected or misshapen tensors
+            raise ValueError(f"this is not a whole GPT-2: {error}") from None
+        return model
+
+
+# --------------------------------------------------------------------------------------------------
+# Coconut
+
+def columns_seen(real):
+    """real (B, T) bool -> pos (B, T) long and mask (B, 1, T, T) bool, for GPT.forward.
+
+    Real columns count 0, 1, 2 .. wherever the padding stands, and never look at it.
+    """
+    T = real.size(1)
+    pos = (real.cumsum(dim=1) - 1).clamp(min=0)
+    causal = torch.ones(T, T, dtype=torch.bool, device=real.device).tril()
+    itself = torch.eye(T, dtype=torch.bool, device=real.device)  # or padding's softmax is empty
+    mask = causal & real[:, None, :] | itself  # (B, T, T)
+    return pos, mask[:, None]
+
+
+def think(model, ids, thought, real, return_past=False):
+    """The feedback loop: hidden states (B, T, C) of sequences with thoughts; differentiable.
+
+    ids (B, T) long; thought (B, T) bool: True where the input is the hidden state of the column
+    before, whatever the id; real (B, T) bool: False on padding, left or right. Rows may differ in
+    all of them. return_past: return the cache too, to go on from. Raises ValueError for a row
+    longer than block_size. Paper section 3; official coconut.py:43-192.
+    """
+    longest = int(real.sum(dim=1).max())
+    if longest > model.config.block_size:
+        raise ValueError(f"{longest} tokens do not fit into block_size {model.config.block_size}")
+    assert not thought[:, 0].any(), "a thought needs a column before it"
+    pos, mask = columns_seen(real)
+    x = model.embed(ids)  # (B, T, C)
+
+    # A pass ends before each column that is a thought in some row: its input is not known earlier.
+    # Batches align all rows at their first thought, which makes these K columns.
+    starts = thought.any(dim=0).nonzero().flatten().tolist()
+    hidden, past = [], None
+    for start, end in zip([0, *starts], [*starts, ids.size(1)]):
+        chunk = x[:, start:end]
+        if past is not None:
+            is_thought = thought[:, start, None, None]  # (B, 1, 1): the other rows keep their token
+            first = torch.where(is_thought, hidden[-1][:, -1:], chunk[:, :1])
+            chunk = torch.cat([first, chunk[:, 1:]], dim=1)
+        out, past = model(chunk, pos[:, start:end], mask[:, :, start:end, :end], past)
+        hidden.append(out)
+    hidden = torch.cat(hidden, dim=1)  # (B, T, C)
+    return (hidden, past) if return_past else hidden
+
+
+@torch.no_grad()
+def generate(model, ids, thought, real, max_new_tokens, end_id):
+    """What the model writes after each prompt, greedily: B lists of new ids, without end_id.
+
+    Latent mode first, by `think`, whose arguments these are; then language mode on the same cache,
+    a token at a time in all rows, until each row has written end_id or max_new_tokens, or has
+    filled its block. Official coconut.py:200-262, there for one row and without a cache.
+    """
+    assert not (model.training and model.config.dropout), "call model.eval() before generating"
+    B, T = ids.shape
+    hidden, past = think(model, ids, thought, real, return_past=True)
+    last_column = (real * torch.arange(T, device=real.device)).argmax(dim=1)
+    hidden = hidden[torch.arange(B, device=ids.device), last_column]  # (B, C)
+    pos = real.sum(dim=1)  # (B,) the next token's position in each row
+    room = model.config.block_size - int(pos.max()) + 1
+
+    new, done = ids[:, :0], torch.zeros(B, dtype=torch.bool, device=ids.device)
+    for _ in range(min(max_new_tokens, room)):
+        if new.size(1):
+            real = torch.cat([real, ~done[:, None]], dim=1)
+            x = model.embed(token)[:, None]  # (B, 1, C)
+            hidden, past = model(x, pos[:, None], real[:, None, None, :], past)
+            hidden, pos = hidden[:, -1], pos + 1
+        token = model.lm_head(hidden).argmax(dim=-1)  # (B,)
+        new = torch.cat([new, token[:, None]], dim=1)
+        done = done | (token == end_id)
+        if done.all():
+            break
+    return [row[:row.index(end_id)] if end_id in row else row for row in new.tolist()]
+
+
+# --------------------------------------------------------------------------------------------------
+# OpenAI's weights
+
+GPT2_URL = "https://huggingface.co/openai-community/{}/resolve/main/pytorch_model.bin"
+GPT2_SHA256 = {"gpt2": "7c5d3f4b8b76583b422fcb9189ad6c89d5d97a094541ce8932dce3ecabde1421",
+               "gpt2-medium": None, "gpt2-large": None, "gpt2-xl": None}  # None: not known to us
+
+
+def read_gpt2(source, n_head=None):
+    """(tensors under our names, GPTConfig) of what GPT.from_pretrained takes."""
+    if isinstance(source, dict):
+        tensors, source = source, "the state dict"
+    else:
+        tensors = torch_load(locate_gpt2(source))
+        if not isinstance(tensors, dict):
+            raise ValueError(f"{source} holds no GPT-2 but a {type(tensors).__name__}")
+    # Strip what wrappers prepend: GPT2LMHeadModel, the official Coconut, DDP, torch.compile. Leave
+    # out the causal masks that were saved as `attn.bias`, and Coconut's second name for `wte`.
+    prefix = re.compile(r"^(module\.|_orig_mod\.|base_causallm\.|transformer\.)*")
+    unused = re.compile(r"\.attn\.(masked_)?bias$|^embedding\.weight$")
+    tensors = {prefix.sub("", str(name)): tensor for name, tensor in tensors.items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not unused.search(name)}
+    if not all(torch.is_tensor(tensors.get(name)) for name in ("wte.weight", "wpe.weight")):
+        raise ValueError(f"{source} holds no GPT-2: it lacks the tensors wte.weight and wpe.weight")
+    for name, tensor in tensors.items():
+        if re.search(r"c_(attn|proj|fc)\.weight$", name):
+            tensors[name] = tensor.t()  # OpenAI's Conv1D keeps (in, out), nn.Linear (out, in)
+    head = tensors.setdefault("lm_head.weight", tensors["wte.weight"])
+    if not torch.equal(head, tensors["wte.weight"]):
+        raise ValueError(f"{source} is no GPT-2: its lm_head.weight is not tied to wte.weight")
+    (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
+    n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
+    config = GPTConfig(block_size, vocab_size, n_layer, n_head or max(1, n_embd // 64), n_embd)
+    return tensors, config
+
+
+def locate_gpt2(name_or_path):
+    """The path of a local file or folder's file, or of a released one, fetched on first use."""
+    if os.path.isdir(name_or_path):
+        name_or_path = os.path.join(name_or_path, "pytorch_model.bin")
+    if os.path.exists(name_or_path):
+        return name_or_path
+    if name_or_path not in GPT2_SHA256:
+        raise ValueError(f"no weights at {name_or_path}: name a file, or {', '.join(GPT2_SHA256)}")
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", f"{name_or_path}.bin")
+    if not os.path.exists(path):
+        url = GPT2_URL.format(name_or_path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, path, hash_prefix=GPT2_SHA256[name_or_path])
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"could not download {url} ({error}): fetch it where there is a "
+                             "network, and give the file's path instead of the name") from None
+    return path
+
+
+def torch_load(path):
+    """What torch saved in a file, on the CPU; runs no code from it. ValueError if it is unreadable."""
+    try:
+        mmap = zipfile.is_zipfile(path)  # not in the format before torch 1.6
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # of half a dozen types
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot read {path} as a file that torch saved: {reason}") from None

@@ -1,0 +1,186 @@
+"""
+Every option of a run, in one place: the fields of Settings, and what each task sets them to.
+
+`python train.py --help` prints the fields; a run stores them in its checkpoint and in metrics.jsonl.
+"""
+import argparse
+from dataclasses import dataclass, field, fields
+
+from curriculum import METHODS, Curriculum
+from tasks import SIZES
+
+
+def option(help, default=None, **kwargs):
+    return field(default=default, metadata={"help": help, **kwargs})
+
+
+@dataclass
+class Settings:
+    """All options of a run. Where the default is None, the tables below have one for each task."""
+    task: str = option("what to learn", "prontoqa", choices=list(SIZES))
+    method: str = option("what takes the place of the steps", "coconut", choices=list(METHODS))
+    data: str = option("generated, balanced (no shortcuts), official, a folder or a file",
+                       "generated")
+    init: str = option("scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a checkpoint", "scratch")
+    tokenizer: str = option("default: word from scratch, else gpt2", choices=["word", "gpt2"])
+    out_dir: str = option("folder of the run (default: out/TASK)")
+    resume: bool = option("go on with the run in out_dir", False)
+    device: str = option("auto, cpu, cuda, mps ..", "auto")
+    seed: int = option("of weights, problems, their order, and dropout", 0)
+
+    hops: int = option("generated ProntoQA: hops of a proof, 1-6")
+    wording: str = option("generated ProntoQA: mixed (as official) or every (one form)")
+    nodes: int = option("generated ProsQA: nodes of a graph")
+    max_value: int = option("generated arithmetic: largest number")
+    most_steps: int = option("generated arithmetic: most steps")
+    n_train: int = option("training problems in an epoch; 0: all there are")
+    n_valid: int = option("validation problems; 0: all there are")
+    n_test: int = option("test problems; 0: all there are")
+
+    n_layer: int = option("layers, from scratch")
+    n_head: int = option("attention heads, from scratch")
+    n_embd: int = option("width, from scratch")
+    block_size: int = option("most tokens in a sequence, from scratch", 512)
+    dropout: float = option("share of activations dropped in training", 0.0)
+
+    c_thought: int = option("thoughts for each step that is gone")
+    max_latent_stage: int = option("the last stage that adds thoughts")
+    extra_stage: bool = option("end with a stage that drops all steps that are left")
+    epochs: int = option("epochs in all")
+    epochs_stage_0: int = option("epochs of stage 0, in which every step is written")
+    epochs_per_stage: int = option("epochs of each later stage but the last")
+    uniform_prob: float = option("chance that an example takes a random stage", 0.0)
+    icot_tokens: int = option("icot: tokens removed each epoch")
+    icot_all_beyond: int = option("icot: once it would remove more than this, it removes all")
+    icot_smoothing: float = option("icot: o more go with a chance ~ exp(-icot_smoothing o)", 4.0)
+
+    batch_size: int = option("problems in an optimizer step")
+    micro_batch: int = option("problems at a time, to save memory (default: batch_size)")
+    learning_rate: float = option("constant, but for warmup_steps")
+    warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset")
+    weight_decay: float = option("of AdamW", 0.01)
+    grad_clip: float = option("largest norm of the gradient; 0: no limit")
+    reset_optimizer: bool = option("start AdamW anew at each stage, as the paper does", True)
+    max_new_tokens: int = option("most tokens written in an evaluation", 128)
+    max_steps: int = option("cut the run after so many steps, but still evaluate and save")
+
+    def size(self):
+        """The size of generated problems, as tasks.problems takes it."""
+        return {name: getattr(self, name) for name in SIZES[self.task]}
+
+    def curriculum(self):
+        return Curriculum(**{f.name: getattr(self, f.name) for f in fields(Curriculum)})
+
+
+# Where a setting is None the task decides. From scratch: sizes that learn on two CPU cores.
+TASKS =                ("prontoqa", "prosqa", "gsm8k")
+SCRATCH = {
+    "hops":             (2,          None,     None),
+    "wording":          ("every",    None,     None),
+    "nodes":            (None,       10,       None),
+    "max_value":        (None,       None,     99),
+    "most_steps":       (None,       None,     3),
+    "n_train":          (6400,       6400,     6400),
+    "n_valid":          (200,        200,      200),
+    "n_test":           (500,        500,      500),
+    "n_layer":          (3,          3,        3),
+    "n_head":           (4,          4,        4),
+    "n_embd":           (128,        128,      128),
+    "c_thought":        (1,          1,        1),
+    "max_latent_stage": (3,          2,        3),
+    "extra_stage":      (False,      False,    False),
+    "epochs_stage_0":   (10,         10,       10),
+    "epochs_per_stage": (2,          2,        2),
+    "epochs":           (16,         16,       18),
+    "icot_tokens":      (5,          5,        5),
+    "icot_all_beyond":  (39,         39,       39),
+    "batch_size":       (64,         64,       64),
+    "learning_rate":    (2e-3,       2e-3,     2e-3),
+    "warmup_steps":     (50,         50,       50),
+    "grad_clip":        (1.0,        1.0,      1.0),
+}
+# The paper's recipe, section 5.1 and the official args/*.yaml, for pre-trained weights.
+PAPER = {
+    "hops":             (5,          None,     None),
+    "wording":          ("mixed",    None,     None),
+    "nodes":            (None,       28,       None),
+    "max_value":        (None,       None,     99999),
+    "most_steps":       (None,       None,     5),
+    "n_train":          (9000,       17886,    385620),
+    "n_valid":          (200,        300,      500),
+    "n_test":           (800,        500,      1319),
+    "c_thought":        (1,          1,        2),
+    "max_latent_stage": (6,          6,        3),
+    "extra_stage":      (False,      False,    True),
+    "epochs_stage_0":   (5,          5,        6),
+    "epochs_per_stage": (5,          5,        3),
+    "epochs":           (50,         50,       50),
+    "icot_tokens":      (8,          8,        8),
+    "icot_all_beyond":  (10**6,      10**6,    39),
+    "batch_size":       (128,        128,      128),
+    "learning_rate":    (1e-4,       1e-4,     1e-4),
+    "warmup_steps":     (0,          0,        0),
+    "grad_clip":        (0.0,        0.0,      0.0),
+}
+
+
+def parse(argv=None):
+    """The options that a person typed, as a dict: only those, so that we know what was asked for."""
+    parser = argparse.ArgumentParser(description="Train a model to reason in continuous thoughts.",
+                                     argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    for f in fields(Settings):
+        about = {"help": f.metadata["help"], "choices": f.metadata.get("choices")}
+        if f.default is not None and f.type is not bool:
+            about["help"] += f" (default: {f.default})"
+        elif f.name in SCRATCH:
+            about["help"] += f" (by task {SCRATCH[f.name]}, paper {PAPER.get(f.name)})"
+        about |= {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
+        if f.type is bool:
+            del about["choices"]
+        parser.add_argument(f"--{f.name}", **about)
+    return vars(parser.parse_args(argv))
+
+
+def complete(given):
+    """Settings from the options given: the task's own values for the rest. ValueError: they clash."""
+    s = Settings(**given)
+    column = TASKS.index(s.task)
+    recipe = SCRATCH if s.init == "scratch" else PAPER
+    for name, values in recipe.items():
+        if getattr(s, name) is None:
+            setattr(s, name, values[column])
+    s.tokenizer = s.tokenizer or ("word" if s.init == "scratch" else "gpt2")
+    s.micro_batch = s.micro_batch or s.batch_size
+    s.out_dir = s.out_dir or f"out/{s.task}-{s.method}"
+    check(s, given)
+    return s
+
+
+def check(s, given):
+    """Raise ValueError for an option that would be ignored, or values that make no sense together."""
+    method = METHODS[s.method]
+    sizes = {name for names in SIZES.values() for name in names}
+    model = {"n_layer", "n_head", "n_embd", "block_size"}
+    ignored = [
+        (sizes - set(SIZES[s.task]), f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
+        (sizes, "--data names files") if s.data not in ("generated", "balanced") else None,
+        (model, f"--init {s.init} decides it") if s.init != "scratch" else None,
+        ({"icot_tokens", "icot_all_beyond", "icot_smoothing"}, "it belongs to --method icot")
+        if method.steps != "tokens" else None,
+        ({"c_thought"}, f"--method {s.method} has no thoughts") if not method.fill else None,
+        ({"uniform_prob", "extra_stage"}, f"--method {s.method} has no stages")
+        if method.steps != "stage" else None,
+        ({"epochs_per_stage", "reset_optimizer"}, f"--method {s.method} has one stage")
+        if method.steps in ("all", "none") else None,
+    ]
+    for names, why in filter(None, ignored):
+        for name in sorted(names & set(given)):
+            raise ValueError(f"--{name} would change nothing: {why}")
+    for name in ("n_layer", "n_head", "n_embd", "block_size", "epochs", "batch_size", "micro_batch",
+                 "c_thought", "epochs_per_stage", "icot_tokens", "max_new_tokens", "max_steps"):
+        if getattr(s, name) is not None and getattr(s, name) < 1:
+            raise ValueError(f"--{name} must be 1 or more, not {getattr(s, name)}")
+    if s.init == "scratch" and s.n_embd % s.n_head:
+        raise ValueError(f"--n_embd {s.n_embd} must be a multiple of --n_head {s.n_head}")
+    if s.init != "scratch" and s.tokenizer == "word" and s.init.startswith("gpt2"):
+        raise ValueError("GPT-2's weights know GPT-2's tokens only: leave --tokenizer out")

@@ -1,0 +1,380 @@
+"""The three tasks, and a generator of fresh problems for each.
+
+A problem is a record {"question", "steps", "answer"} in the format of the files released with the
+Coconut paper (arXiv 2412.06769). One small record of each, exactly as `problems` returns it:
+
+ProsQA asks which of two concepts an entity is. The sentences are the edges of a graph, in which the
+entity leads to one option and somebody else to the other. problems("prosqa", 1, seed=1, nodes=8):
+    {"question": "Every jelpus is a quimpus. Every chorpus is a dumpus. Tom is a dumpus. Tom is a
+     chorpus. Tom is a yimpus. Rex is a jelpus. Is Rex a quimpus or yimpus?", "steps": ["Rex is a
+     jelpus.", "Every jelpus is a quimpus."], "answer": "Rex is a quimpus.", "idx_to_symbol":
+     ["Tom", "Rex", "jelpus", "quimpus", "yimpus", "chorpus", "dumpus"], "edges": [[1, 2], [2, 3],
+     [0, 4], [0, 5], [5, 6], [0, 6]], "root": 1, "target": 3, "neg_target": 4}
+
+ProntoQA asks whether a statement follows from rules, some of which lead astray at every hop of the
+proof. problems("prontoqa", 1, seed=3, hops=2):
+    {"question": "Yumpuses are hot. Each dumpus is not loud. Every vumpus is a gorpus. Every
+     lempus is not bright. Vumpuses are nervous. Shumpuses are zumpuses. Wumpuses are shumpuses.
+     Shumpuses are bright. Wumpuses are yumpuses. Shumpuses are dumpuses. Wumpuses are slow. Fae
+     is a vumpus. Fae is a wumpus. True or false: Fae is bright.", "steps": ["Fae is a wumpus.
+     Wumpuses are shumpuses.", "Fae is a shumpus. Shumpuses are bright.", "Fae is bright."],
+     "answer": "True"}
+
+GSM8k-Aug asks for a number, and a step is an equation. problems("gsm8k", 1, seed=3, max_steps=3):
+    {"question": "The shop is ten miles away. Emma collects 16 beads a day for 11 days. Then Emma
+     finds 27 more beads. Emma sells all of them for $5 each. How many dollars does Emma get?",
+     "steps": ["<<11*16=176>>", "<<176+27=203>>", "<<203*5=1015>>"], "answer": "1015"}
+
+A generator has two halves. draw_* makes the skeleton of a problem (a graph, a theory, a story);
+word_* puts names and words to it, again and again until the problem falls into the split that was
+asked for (see `split_of`). So at no seed and no size do two splits share a problem.
+"""
+import math
+import random
+import re
+import zlib
+
+# --------------------------------------------------------------------------------------------------
+# ProsQA (paper, appendix A). Names, rules and constants are recovered from the released files.
+
+ENTITIES = """Alex Bob Carol Davis Eva Fae Gabriel Jack Max Oliver Polly Rex Sally Sam Stella Tom
+    Wren""".split()
+CONCEPTS = """bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus grimpus gwompus
+    hilpus impus jelpus jompus kerpus lempus lorpus numpus quimpus rempus rompus rorpus scrompus
+    shumpus sterpus storpus terpus timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus zhorpus
+    zumpus""".split()
+POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # relative chance of k parents
+
+
+def draw_prosqa(rng, nodes, balanced=False):
+    """Return (edges, path, distractor): a graph, a shortest way to the answer, the wrong option.
+
+    The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
+    below only the other: so depth alone betrays much. Balanced problems have both options at one
+    depth and toss a coin for who is asked. Source: recovered from the released files.
+    """
+    hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
+    depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
+    while True:
+        parents, family, depth = draw_graph(rng, nodes)
+        inner = {parent for above in parents for parent in above}
+        leaves = [[node for node in range(2, nodes) if family[node] == own and node not in inner]
+                  for own in ({0}, {1})]
+        deepest = max((depth[leaf] for leaf in leaves[0] + leaves[1]), default=0)
+        if balanced:
+            leaves = [[leaf for leaf in side if depth[leaf] == depth_wanted] for side in leaves]
+        if all(leaves) and (balanced or hops[0] <= deepest <= 6):
+            break
+
+    if balanced:
+        target = rng.choice(rng.choice(leaves))
+    else:
+        target = rng.choice([leaf for leaf in leaves[0] + leaves[1] if depth[leaf] == deepest])
+    root = 0 if target in leaves[0] else 1
+    distractor = rng.choice(leaves[1 - root])
+    path = [target]
+    while path[0] != root:
+        nearer = [parent for parent in parents[path[0]] if depth[parent] == depth[path[0]] - 1]
+        path.insert(0, rng.choice(nearer))
+
+    # A node without any edge occurs in no sentence: drop those, and number the others anew.
+    kept = [node for node in range(nodes) if parents[node] or node in inner]
+    new = {node: i for i, node in enumerate(kept)}
+    edges = [[new[parent], new[node]] for node in kept for parent in parents[node]]
+    return edges, [new[node] for node in path], new[distractor]
+
+
+def draw_graph(rng, nodes):
+    """Return three lists by node: its parents (earlier nodes), its family, and its depth.
+
+    Nodes 0 and 1 are the entities that may be asked about. A node's family is the set of those two
+    that it descends from, and its depth the distance to the nearer one, or infinity without any.
+    """
+    parents, family, depth, weight = [[], []], [{0}, {1}], [0, 0], [1, 1]
+    for node in range(2, nodes):
+        pool, side = range(node), rng.random()
+        if side < 0.80:  # most nodes stay within one family, or soon all would belong to both
+            own = {0} if side < 0.35 else {1}
+            pool = [old for old in pool if family[old] == own]
+        weights = [weight[old] for old in pool]
+        above, wanted = [], min(rng.choices(range(12), POISSON)[0], len(pool))
+        while len(above) < wanted:
+            parent = rng.choices(pool, weights)[0]
+            if parent not in above:
+                above.append(parent)
+        parents.append(above)
+        family.append(set().union(*(family[parent] for parent in above)))
+        depth.append(1 + min((depth[parent] for parent in above), default=math.inf))
+        weight.append(1 + 1.5 * depth[node] if len(family[node]) == 1 else 1)  # favours long chains
+    return parents, family, depth
+
+
+def word_prosqa(rng, edges, path, distractor):
+    """Return the record, with the released files' extra keys: the graph, by index of node."""
+    concepts = {child for _, child in edges}
+    names = {True: rng.sample(CONCEPTS, len(CONCEPTS)), False: rng.sample(ENTITIES, len(ENTITIES))}
+    name = [names[node in concepts].pop() for node in range(max(concepts) + 1)]
+
+    def sentence(parent, child):
+        return f"{'Every ' * (parent in concepts)}{name[parent]} is a {name[child]}."
+
+    facts = rng.sample([sentence(*edge) for edge in edges], len(edges))
+    root, target = path[0], path[-1]
+    option, other = rng.sample([name[target], name[distractor]], 2)
+    return {
+        "question": " ".join(facts) + f" Is {name[root]} a {option} or {other}?",
+        "steps": [sentence(*edge) for edge in zip(path, path[1:])],
+        "answer": f"{name[root]} is a {name[target]}.",
+        "idx_to_symbol": name, "edges": edges,
+        "root": root, "target": target, "neg_target": distractor,
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# ProntoQA, after its official generator (asaparov/prontoqa at commit f0145b8) with fictional
+# concepts, relevant distractors and random order.
+
+PRONTO_ENTITIES = "Alex Fae Max Polly Rex Sally Sam Stella Wren".split()
+PRONTO_CONCEPTS = """brimpus dumpus gorpus grimpus impus jompus lempus lorpus numpus rompus shumpus
+    sterpus tumpus vumpus wumpus yumpus zumpus""".split()
+PROPERTIES = [family.split() for family in (  # no problem uses a family twice
+    "blue red brown orange", "small large", "metallic wooden luminous liquid", "transparent opaque",
+    "nervous happy feisty shy", "bright dull", "sweet sour spicy bitter", "floral fruity earthy",
+    "hot cold temperate", "kind mean angry amenable aggressive", "melodic muffled discordant loud",
+    "slow moderate fast", "windy sunny overcast rainy snowy")]
+
+
+def draw_prontoqa(rng, hops, wording, balanced=False):
+    """Return (chain, is_a, negated, wording): who is what, and whose property has a "not".
+
+    The chain c1 -> c2 -> .. leads to the property asked about, every ci also to a dead end di;
+    e1 -> e2 stands apart; the lure has the opposite property, and is mentioned once only, which
+    gives it away. Balanced problems mention it as often as the end of the chain.
+    """
+    chain = [f"c{i}" for i in range(1, hops + 1)]
+    dead_ends = [f"d{i}" for i in range(1, hops + 1)]
+    is_a = [*zip(chain, [*chain[1:], "top"]), *zip(chain, dead_ends), ("e1", "e2")]
+    if balanced:
+        is_a += [("lure", "x"), ("lure", "y"), ("z", "lure")]
+    # Signs start at 1/3. The official generator redraws until a proof runs through the chain and
+    # stops at its end, which favours properties without "not" on the way and with it at the end.
+    chances = [0.277] * (hops - 1) + [0.4715] + [1 / 3] * (hops + 1)
+    owners = [*chain, *dead_ends, "e1"]
+    return chain, is_a, {o: rng.random() < chance for o, chance in zip(owners, chances)}, wording
+
+
+def word_prontoqa(rng, chain, is_a, negated, wording):
+    """Return the record. A step is a conclusion and the rule applied next; the last one is bare."""
+    labels = [*negated, "top", "e2", "lure", "x", "y", "z"]
+    name = dict(zip(labels, rng.sample(PRONTO_CONCEPTS, len(PRONTO_CONCEPTS))))
+    entity, end = rng.choice(PRONTO_ENTITIES), chain[-1]
+    adjective = dict(zip(negated, map(rng.choice, rng.sample(PROPERTIES, len(negated)))))
+    has = {label: "not " * negated[label] + adjective[label] for label in negated}
+    has["lure"] = "not " * (not negated[end]) + adjective[end]
+
+    def a(label):
+        return f"{'an' if name[label][0] in 'aeiou' else 'a'} {name[label]}"
+
+    def rule(label, singular, plural):
+        form = rng.choice(("plural", "plural", "Each", "Every")) if wording == "mixed" else "Every"
+        if form == "plural":
+            return f"{name[label].capitalize()}es are {plural}."
+        return f"{form} {name[label]} is {singular}."
+
+    rules = {(low, high): rule(low, a(high), name[high] + "es") for low, high in is_a}
+    rules |= {label: rule(label, has[label], has[label]) for label in has}
+    facts = [f"{entity} is {a(label)}." for label in rng.sample([chain[0], "e1"], 2)]
+    text = " ".join(rng.sample(list(rules.values()), len(rules)) + facts)
+    truth = rng.random() < 0.5
+    applied = [rules[pair] for pair in zip(chain, chain[1:])] + [rules[end]]
+    return {
+        "question": f"{text} True or false: {entity} is {has[end if truth else 'lure']}.",
+        "steps": [f"{entity} is {a(label)}. {then}" for label, then in zip(chain, applied)]
+                 + [f"{entity} is {has[end]}."],
+        "answer": str(truth),
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# Arithmetic in GSM8k-Aug's format: easier than GSM8k, so never report it under that name.
+#
+# A story is an opener, up to four middles and a closer. A row holds a relative frequency, a
+# sentence, and the steps it adds. Capitals are people: F is whom the story has come to, and v the
+# number of items F has; G is somebody new, who then becomes F; E was F before, and has p items.
+# x is the result of the step before. The other letters are numbers drawn for their sentence.
+
+OPENERS = [
+    (4, "{F} has {v} {items}."),
+    (2, "{F} buys {a} boxes with {b} {items} in each box.", "a*b"),
+    (1, "{F} has {c} red {items} and {d} blue {items}.", "c+d"),
+    (1, "{F} collects {b} {items} a day for {a} days.", "a*b"),
+    (1, "{F} had {c} {items} and lost {d} of them.", "c-d"),
+    (2, "{m} {items} are split equally into {a} bags and {F} takes one bag.", "m/a"),
+]
+MIDDLES = [
+    (3, "Then {F} finds {c} more {items}.", "v+c"),
+    (3, "{F} gives {c} {items} to a neighbor.", "v-c"),
+    (1, "{G} has {k} as many {items} as {F}.", "v*k"),
+    (2, "{G} has {h} as many {items} as {F}.", "v/h"),
+    (1, "{G} has {c} more {items} than {F}.", "v+c"),
+    (1, "{G} has {c} fewer {items} than {F}.", "v-c"),
+    (2, "{F} packs all {items} equally into {g} bags and keeps only one bag.", "v/g"),
+    (2, "{F} gives away {q}% of the {items}.", "v*q/100", "v-x"),
+    (2, "{F} buys {a} more packs of {b} {items}.", "a*b", "v+x"),
+    (1, "{F} uses {b} {items} a day for {a} days.", "a*b", "v-x"),
+]
+CLOSERS = [
+    (3, "How many {items} does {F} have now?"),
+    (3, "{F} sells all of them for ${s} each. How many dollars does {F} get?", "v*s"),
+    (3, "How many {items} do {E} and {F} have together?", "p+v"),
+    (1, "How many more {items} does {E} have than {F}?", "p-v"),
+    (2, "{F} wants {t} {items}. How many more {items} does {F} need?", "t-v"),
+    (4, "{F} puts {g} {items} in each jar. How many jars does {F} fill?", "v/g"),
+]
+IDLE = [  # nothing to the point
+    (1, "{G} is {a} years old."),
+    (1, "It is {c} degrees outside."),
+    (1, "The shop is {a} miles away."),
+]
+RANGES = {"a": (2, 12), "b": (3, 25), "c": (5, 60), "d": (2, 40), "k": (2, 5), "s": (2, 12)}
+TIMES = ["twice", "three times", "four times", "five times"]
+PARTS = ["half", "a third", "a quarter"]
+SPELLED = "two three four five six seven eight nine ten eleven twelve".split()
+PEOPLE = "Anna Ben Clara David Emma Frank Grace Henry Ivy John Kate Liam".split()
+ITEMS = """apples beads books buttons cards coins cookies marbles pencils shells stamps
+    stickers""".split()
+STEP_WEIGHTS = (5, 28, 28, 21, 18)  # of 1, 2, 3, 4, 5 steps: GSM8k-Aug's shares (of "5 or more")
+
+
+def draw_gsm8k(rng, max_value, max_steps):
+    """Return (sentences, steps, answer) of a story; its people are still numbers, not names."""
+    def row(table):
+        return rng.choices(table, [weight for weight, *_ in table])[0]
+
+    wanted = rng.choices(range(1, max_steps + 1), STEP_WEIGHTS[:max_steps])[0]
+    story = None
+    while story is None:
+        rows = [row(OPENERS), *(row(MIDDLES) for _ in range(rng.randrange(5))), row(CLOSERS)]
+        no_e = "{E}" in rows[-1][1] and not any("{G}" in sentence for _, sentence, *_ in rows)
+        if no_e or sum(len(steps) for _, _, *steps in rows) != wanted:
+            continue
+        if rng.random() < 0.25:
+            rows.insert(rng.randrange(len(rows)), row(IDLE))
+        story = fill_in(rng, rows, max_value)
+    return story
+
+
+def fill_in(rng, rows, max_value):
+    """Return the story of these rows with numbers drawn for it, or None if they come out unfit."""
+    now = {"E": 0, "F": 0, "v": rng.randint(8, min(99, max_value))}  # what each letter stands for
+    sentences, steps, given, results = [], [], [], []
+    for place, (_, sentence, *formulas) in enumerate(rows, start=1):
+        now |= draw_numbers(rng, now["v"], max_value) | {"G": place}
+        sentences.append((sentence, dict(now)))
+        given += [now[letter] for letter in re.findall("{([a-z])}", sentence)]
+        for formula in formulas:
+            filled = "".join(str(now.get(char, char)) for char in formula)
+            result = eval(filled)  # digits and operators of our own, such as 40*25/100
+            largest = max(result, *map(int, re.findall(r"\d+", filled)))
+            if result < 2 or result % 1 or largest > max_value:
+                return None
+            now["x"] = int(result)
+            results.append(now["x"])
+            steps.append(f"<<{filled}={now['x']}>>")
+        if formulas:
+            if "{G}" in sentence:
+                now |= {"E": now["F"], "p": now["v"], "F": now["G"]}
+            now["v"] = now["x"]
+    if now["v"] in given or len(set(results)) < len(results):
+        return None  # the answer must not be had for less than all of the steps
+    return sentences, steps, str(now["v"])
+
+
+def draw_numbers(rng, v, max_value):
+    """Return a number for every letter that a sentence may draw, where v is the items at hand."""
+    most = max_value // 2  # leaves room for the results
+    number = {name: rng.randint(low, min(high, most)) for name, (low, high) in RANGES.items()}
+    number["m"] = number["a"] * number["b"]
+    number["t"] = v + rng.randint(5, min(80, most))
+    number["q"] = rng.choice((10, 20, 25, 40, 50, 75))
+    # g and h divide v. If nothing does, 2 will fail in its step, and the story is drawn again.
+    number["g"] = rng.choice([n for n in range(2, 13) if v % n == 0] or [2])
+    number["h"] = rng.choice([n for n in range(2, 5) if v % n == 0] or [2])
+    return number
+
+
+def word_gsm8k(rng, sentences, steps, answer):
+    """Return the record: people and items get their names, and some numbers are spelled out."""
+    people, items, text = rng.sample(PEOPLE, len(PEOPLE)), rng.choice(ITEMS), []
+    for sentence, letters in sentences:
+        shown = letters | {who: people[letters[who]] for who in "EFG"} | {"items": items}
+        shown |= {"k": TIMES[letters["k"] - 2], "h": PARTS[letters["h"] - 2]}
+        shown |= {name: SPELLED[letters[name] - 2] for name in "ag" if rng.random() < 0.4}
+        text.append(sentence.format(**shown))
+    return {"question": " ".join(text), "steps": steps, "answer": answer}
+
+
+# --------------------------------------------------------------------------------------------------
+# The entry point.
+
+GENERATORS = {"prosqa": (draw_prosqa, word_prosqa), "prontoqa": (draw_prontoqa, word_prontoqa),
+              "gsm8k": (draw_gsm8k, word_gsm8k)}
+SIZES = {  # what the official problems have
+    "prosqa": {"nodes": 28},
+    "prontoqa": {"hops": 5, "wording": "mixed"},
+    "gsm8k": {"max_value": 99999, "max_steps": 5},
+}
+LIMITS = {
+    "nodes": (range(8, 41), "8..40, as there are names for two entities and 38 concepts"),
+    "hops": (range(1, 7), "1..6, as the generator has only 17 concept names"),
+    "wording": (("mixed", "every"), "mixed or every"),
+    "max_value": (range(20, 100000), "20..99999, as smaller numbers leave no room for a story"),
+    "max_steps": (range(1, 6), "1..5, as a story has at most four middles"),
+}
+SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
+
+
+def problems(task, n, seed, split="train", epoch=0, balanced=False, **size):
+    """Return n records. Equal arguments give equal records on every machine.
+
+    SIZES has the size keywords of each task with their official values, LIMITS their range; epoch
+    gives fresh problems of the same split. Balanced problems lack the shortcuts of the official
+    ones. Raises ValueError, in a sentence, for what is unknown or out of range.
+    """
+    check(task, split, balanced, size)
+    draw, word = GENERATORS[task]
+    options = SIZES[task] | size | ({"balanced": True} if balanced else {})
+    rng = random.Random(f"{task} {seed} {split} {epoch}")
+    records = []
+    for _ in range(n):
+        skeleton = draw(rng, **options)
+        record = word(rng, *skeleton)
+        while split_of(record["question"]) != split:
+            record = word(rng, *skeleton)
+        records.append(record)
+    return records
+
+
+def split_of(question):
+    """Return the one split a question may occur in. Its facts decide, in any order, and not what is
+    asked about them. Every rewording draws a new checksum, so that no skeleton is favoured."""
+    *facts, _asked = question.split(". ")
+    return SPLITS[zlib.crc32(" ".join(sorted(facts)).encode()) % len(SPLITS)]
+
+
+def check(task, split, balanced, size):
+    """Raise ValueError for arguments that `problems` cannot serve."""
+    if task not in SIZES:
+        raise ValueError(f"task must be one of {', '.join(SIZES)} (got {task!r})")
+    if split not in SPLITS:
+        raise ValueError(f"split must be train, valid or test (got {split!r})")
+    if balanced and task == "gsm8k":
+        raise ValueError("balanced must be off for gsm8k: only prosqa and prontoqa have it")
+    for name, value in size.items():
+        if name not in SIZES[task]:
+            raise ValueError(f"{name} is no size of {task}, which has {', '.join(SIZES[task])}")
+        allowed, text = LIMITS[name]
+        if isinstance(value, float) or value not in allowed:
+            raise ValueError(f"{name} must be {text} (got {value!r})")
+    if balanced and size.get("hops") == 6:
+        raise ValueError("hops must be 1..5 if balanced, as that takes 3 names more (got 6)")

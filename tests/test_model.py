@@ -1,0 +1,282 @@
+"""The model and the loop against slow code that is obviously right."""
+import math
+
+import pytest
+import torch
+
+from conftest import tiny_gpt
+from model import GPT, generate, think
+
+
+def pad(rows, n_left=None):
+    """[(ids, thought columns), ..] -> ids, thought, real, with n_left pads before each row."""
+    n_left = n_left or [0] * len(rows)
+    B, T = len(rows), max(left + len(ids) for left, (ids, _) in zip(n_left, rows))
+    ids, thought, real = torch.zeros(B, T).long(), torch.zeros(B, T).bool(), torch.zeros(B, T).bool()
+    for b, (left, (row, columns)) in enumerate(zip(n_left, rows)):
+        ids[b, left:left + len(row)] = torch.tensor(row)
+        real[b, left:left + len(row)] = True
+        thought[b, [left + column for column in columns]] = True
+    return ids, thought, real
+
+
+def aligned(rows):
+    """Pads that put all first thoughts into one column, as data.collate does."""
+    first = max((columns[0] for _, columns in rows if columns), default=0)
+    return [first - columns[0] if columns else 0 for _, columns in rows]
+
+
+def slow_think(model, ids, columns):
+    """One row, n + 1 full forward passes from scratch, no cache, no padding: the definition."""
+    x = model.embed(torch.tensor([ids]))
+    for column in sorted(columns):
+        hidden, _ = model(x)
+        x = torch.cat([x[:, :column], hidden[:, column - 1:column], x[:, column + 1:]], dim=1)
+    return model(x)[0][0]  # (T, C)
+
+
+def random_rows(ks, seed=0):
+    """Rows of question, k thoughts and rest, all of random lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for k in ks:
+        question, rest = torch.randint(2, 12, (2,), generator=generator).tolist()
+        ids = torch.randint(1, 50, (question + k + rest,), generator=generator).tolist()
+        rows.append((ids, list(range(question, question + k))))
+    return rows
+
+
+BATCHES = {"K=0": [0, 0, 0], "K=1": [1, 1, 1], "K=6": [6, 6, 6], "mixed K": [0, 6, 1, 3, 2]}
+
+
+@pytest.mark.parametrize("ks", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("align", [True, False], ids=["aligned", "not aligned"])
+def test_the_loop_equals_full_forward_passes_without_cache_in_logits_and_gradients(ks, align):
+    model, rows = tiny_gpt(), random_rows(ks)
+    n_left = aligned(rows) if align else [3 * b % 5 for b in range(len(rows))]
+
+    def logits_and_gradients(hidden_rows):
+        logits = [model.lm_head(hidden) for hidden in hidden_rows]
+        loss = sum(row.log_softmax(-1)[:, 7].mean() for row in logits)
+        return logits, torch.autograd.grad(loss, list(model.parameters()))
+
+    hidden = think(model, *pad(rows, n_left))
+    fast = logits_and_gradients([hidden[b, left:left + len(ids)]
+                                 for b, (left, (ids, _)) in enumerate(zip(n_left, rows))])
+    slow = logits_and_gradients([slow_think(model, *row) for row in rows])
+    for ours, theirs in zip(fast, slow):
+        for a, b in zip(ours, theirs):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_thoughts_may_stand_anywhere_in_a_row():
+    """Not only in one block after the question: a fork may think twice."""
+    model = tiny_gpt()
+    row = (list(range(1, 20)), [4, 5, 9, 14])
+    torch.testing.assert_close(think(model, *pad([row]))[0], slow_think(model, *row),
+                               atol=1e-5, rtol=1e-5)
+
+
+def test_padding_on_either_side_changes_nothing():
+    model = tiny_gpt()
+    row = (list(range(1, 15)), [6, 7, 8])
+    alone = think(model, *pad([row]))[0]
+    ids, thought, real = pad([row, (list(range(1, 26)), [])], n_left=[5, 0])
+    ids[~real] = 33  # whatever a pad holds
+    torch.testing.assert_close(think(model, ids, thought, real)[0, 5:19], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_cached_forward_equals_uncached():
+    model, ids = tiny_gpt(), torch.randint(0, 50, (3, 20))
+    whole, _ = model(model.embed(ids))
+    past, parts = None, []
+    for chunk in ids.split([7, 1, 1, 11], dim=1):
+        hidden, past = model(model.embed(chunk), past=past)
+        parts.append(hidden)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_thought_is_the_last_hidden_state_after_the_final_layer_norm():
+    """Edit the id in a thought's column, and nothing happens; the state before it is what counts."""
+    model = tiny_gpt()
+    ids, thought, real = pad([(list(range(1, 12)), [5])])
+    hidden = think(model, ids, thought, real)
+    ids[0, 5] = 49
+    assert torch.equal(think(model, ids, thought, real), hidden)
+    norm = model.ln_f.weight * 0 + 1  # undo the affine part: what is left has mean 0, variance 1
+    state = (hidden[0, 4] - model.ln_f.bias) / model.ln_f.weight * norm
+    assert abs(state.mean()) < 1e-4 and abs(state.var(correction=0) - 1) < 1e-3
+
+
+def slow_generate(model, ids, columns, max_new_tokens, end_id):
+    """One row, everything computed again for each new token."""
+    new = []
+    while len(new) < max_new_tokens:
+        token = model.lm_head(slow_think(model, ids + new, columns)[-1]).argmax().item()
+        if token == end_id:
+            break
+        new.append(token)
+    return new
+
+
+@pytest.mark.parametrize("ks", BATCHES.values(), ids=BATCHES.keys())
+def test_batched_cached_generation_equals_one_row_at_a_time_without_a_cache(ks):
+    model, rows = tiny_gpt(seed=1), random_rows(ks, seed=5)
+    free = generate(model, *pad(rows, aligned(rows)), max_new_tokens=12, end_id=-1)
+    assert free == [slow_generate(model, *row, 12, end_id=-1) for row in rows]
+    end_id = free[0][4]  # a token that at least one row writes, so that rows stop at different times
+    stopped = generate(model, *pad(rows, aligned(rows)), max_new_tokens=12, end_id=end_id)
+    assert stopped == [slow_generate(model, *row, 12, end_id) for row in rows]
+    assert len(stopped[0]) < 12 and end_id not in sum(stopped, [])
+
+
+def test_generation_stops_where_the_block_is_full():
+    model = tiny_gpt(block_size=16)
+    (row,) = generate(model, *pad([(list(range(1, 11)), [5])]), max_new_tokens=50, end_id=-1)
+    assert len(row) == 16 - 10 + 1  # the last token is written, but has no position to be read from
+
+
+def test_a_row_longer_than_the_block_is_refused_with_both_lengths():
+    with pytest.raises(ValueError, match="17 tokens do not fit into block_size 16"):
+        think(tiny_gpt(block_size=16), *pad([(list(range(1, 18)), [])]))
+
+
+def test_the_answer_depends_on_the_question_and_its_gradient_passes_through_the_thoughts():
+    """A loop that threw the question's cache away would answer every question alike."""
+    model = tiny_gpt()
+    ids, thought, real = pad([(list(range(1, 15)), [8, 9, 10])])
+    before = think(model, ids, thought, real)[0, -1]
+    ids[0, 2] += 1
+    assert (think(model, ids, thought, real)[0, -1] - before).abs().max() > 1e-3
+
+    # Cut every way from question to answer but the thoughts: the last column may look at those only.
+    embedded = model.embed(ids).detach().requires_grad_()
+    model.embed = lambda _: embedded
+    forward = model.forward
+
+    def last_column_sees_thoughts_only(x, pos, mask, past):
+        if mask.size(-1) == 14:
+            mask = mask.clone()
+            mask[:, :, -1, :8] = False
+            mask[:, :, -1, 11:13] = False
+        return forward(x, pos, mask, past)
+
+    model.forward = last_column_sees_thoughts_only
+    think(model, ids, thought, real)[0, -1].sum().backward()
+    assert (embedded.grad[0, :8].abs().sum(dim=1) > 0).all()
+    assert embedded.grad[0, 8:11].abs().max() == 0  # a placeholder never reaches the model
+
+
+# ---------------------------------------------------------------------------------------------
+# OpenAI's weights
+
+def released_file(n_layer=2, n_embd=128, vocab_size=40, block_size=24):
+    """A small state dict with the names and shapes of the released pytorch_model.bin."""
+    generator = torch.Generator().manual_seed(3)
+
+    def rand(*shape):
+        return 0.2 * torch.randn(*shape, generator=generator)
+
+    C, tensors = n_embd, {"wte.weight": rand(vocab_size, n_embd), "wpe.weight": rand(block_size, n_embd)}
+    for i in range(n_layer):
+        h = f"h.{i}."
+        tensors |= {h + "ln_1.weight": 1 + rand(C), h + "ln_1.bias": rand(C),
+                    h + "attn.bias": torch.ones(1, 1, block_size, block_size).tril(),
+                    h + "attn.c_attn.weight": rand(C, 3 * C), h + "attn.c_attn.bias": rand(3 * C),
+                    h + "attn.c_proj.weight": rand(C, C), h + "attn.c_proj.bias": rand(C),
+                    h + "ln_2.weight": 1 + rand(C), h + "ln_2.bias": rand(C),
+                    h + "mlp.c_fc.weight": rand(C, 4 * C), h + "mlp.c_fc.bias": rand(4 * C),
+                    h + "mlp.c_proj.weight": rand(4 * C, C), h + "mlp.c_proj.bias": rand(C)}
+    return tensors | {"ln_f.weight": 1 + rand(C), "ln_f.bias": rand(C)}
+
+
+def plain_gpt2(w, ids):
+    """GPT-2 on one row of ids, from the released tensors by their formulas, in double precision."""
+    w = {name: tensor.double() for name, tensor in w.items()}
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+        return x * w[name + ".weight"] + w[name + ".bias"]
+
+    def conv1d(x, name):
+        return x @ w[name + ".weight"] + w[name + ".bias"]
+
+    T, x = len(ids), w["wte.weight"][ids] + w["wpe.weight"][:len(ids)]
+    for i in range(sum(name.endswith("c_attn.weight") for name in w)):
+        q, k, v = conv1d(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn").chunk(3, dim=-1)
+        heads = []
+        for q, k, v in zip(q.split(64, -1), k.split(64, -1), v.split(64, -1)):
+            scores = q @ k.T / math.sqrt(64)
+            scores[torch.ones(T, T).triu(1).bool()] = -torch.inf
+            heads.append(scores.softmax(-1) @ v)
+        x = x + conv1d(torch.cat(heads, -1), f"h.{i}.attn.c_proj")
+        y = conv1d(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc")
+        y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y ** 3)))
+        x = x + conv1d(y, f"h.{i}.mlp.c_proj")
+    return norm(x, "ln_f") @ w["wte.weight"].T
+
+
+def logits_of(model, ids):
+    with torch.no_grad():
+        return model.lm_head(model(model.embed(torch.tensor([ids])))[0])[0]
+
+
+@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "before torch 1.6"])
+def test_a_file_like_the_released_one_loads_to_the_logits_of_the_plain_formulas(tmp_path, zip_format):
+    w, ids = released_file(), [3, 1, 4, 1, 5, 9, 2, 6]
+    torch.save(w, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zip_format)
+    expected = plain_gpt2(w, ids).float()
+    for path in (tmp_path / "pytorch_model.bin", tmp_path):  # a file, or the folder that holds it
+        model = GPT.from_pretrained(str(path)).eval()
+        assert (model.config.n_layer, model.config.n_head) == (2, 2)
+        torch.testing.assert_close(logits_of(model, ids), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "base_causallm.transformer."])
+def test_names_with_the_prefixes_of_wrappers_load_too(prefix):
+    w = released_file()
+    wrapped = {prefix + name: tensor for name, tensor in w.items()}
+    wrapped[prefix.replace("transformer.", "") + "lm_head.weight"] = w["wte.weight"].clone()
+    if prefix.startswith("base"):
+        wrapped["embedding.weight"] = w["wte.weight"].clone()  # the official Coconut's second name
+    ids = [7, 8, 9]
+    assert torch.equal(logits_of(GPT.from_pretrained(wrapped).eval(), ids),
+                       logits_of(GPT.from_pretrained(w).eval(), ids))
+
+
+def test_new_rows_of_the_vocabulary_copy_a_token_and_stay_tied_to_the_head():
+    """The official code copied each new token onto itself for months."""
+    model = GPT.from_pretrained(released_file())
+    old = model.wte.weight.detach().clone()
+    model.grow_vocab(44, like=11)
+    assert model.lm_head.weight is model.wte.weight and model.config.vocab_size == 44
+    assert torch.equal(model.wte.weight[:40], old)
+    assert torch.equal(model.wte.weight[40:], old[11].expand(4, -1))
+    assert model.wte.weight.requires_grad
+
+
+@pytest.mark.parametrize("break_it, message", [
+    (lambda w: w.pop("wpe.weight"), "lacks the tensors wte.weight and wpe.weight"),
+    (lambda w: w.pop("h.1.ln_2.bias"), "not a whole GPT-2.*h.1.ln_2.bias"),
+    (lambda w: w.update({"lm_head.weight": w["wte.weight"] + 1}), "not tied"),
+])
+def test_a_state_dict_that_is_no_gpt2_is_refused_with_the_reason(break_it, message):
+    w = released_file()
+    break_it(w)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        GPT.from_pretrained(w)
+
+
+def test_files_that_hold_no_weights_are_refused_in_a_sentence(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
+
+    torch.save(Evil(), tmp_path / "evil.bin")
+    (tmp_path / "text.bin").write_text("not weights")
+    (tmp_path / "empty.bin").write_bytes(b"")
+    torch.save(torch.zeros(3), tmp_path / "tensor.bin")
+    for name in ("evil.bin", "text.bin", "empty.bin", "tensor.bin", "absent.bin"):
+        with pytest.raises(ValueError, match=name):
+            GPT.from_pretrained(str(tmp_path / name))
+    assert not (tmp_path / "ran").exists(), "a checkpoint ran code"
