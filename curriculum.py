@@ -1,8 +1,8 @@
 """
 What a sequence looks like at stage k: the curriculum that turns written steps into thoughts.
 
-One example of three steps, at every stage of `coconut` with c_thought = 1. Q is the question, 1 2 3
-are its steps, A is the answer, T is a thought; the loss is taken on the tokens marked ^.
+One example at every stage of `coconut` with c_thought = 1. Q is the question, 1 2 3 are the steps,
+A is the answer, T is a thought; the loss is taken on the tokens marked ^.
 
     stage 0   Q <bot> <eot> 1 2 3 A
                             ^ ^ ^ ^
@@ -13,9 +13,9 @@ are its steps, A is the answer, T is a thought; the loss is taken on the tokens 
     stage 3   Q <bot> T T T <eot> A
                                   ^
 
-The model is never asked to say what a thought stands for: a thought is good if it helps to write what
-is left. The eight methods of the paper's Table 1 are two choices: what fills the place of the steps
-that are gone, and when they go. At stage 2 of 3 they read (P is a learned pause token):
+The model is never asked to say what a thought stands for: a thought is good if it helps to write
+what is left. The eight methods of the paper's Table 1 are two choices: what fills the place of the
+steps that are gone, and when they go. At stage 2 of 3 they read (P is a learned pause token):
 
     coconut            Q <bot> T T <eot> 3 A
     pause_as_thought   Q <bot> P P <eot> 3 A
@@ -35,7 +35,7 @@ NO_LOSS = -100  # what F.cross_entropy ignores
 
 
 class Method(NamedTuple):
-    fill: str | None  # between the markers: "thought", "pause"; None: nothing, and no markers either
+    fill: str | None  # between the markers: "thought", "pause"; None: nothing, not even markers
     steps: str  # how they go: one a "stage", "all" from the start, "none" ever, or by "tokens"
 
 
@@ -52,8 +52,8 @@ METHODS = {
 
 
 class Markers(NamedTuple):
-    """Ids of the special tokens. A pause is an ordinary token, with an embedding that is learned;
-    the thought's id only holds the place: its embedding never reaches the model."""
+    """Ids of the special tokens. A pause is an ordinary token with a learned embedding; a thought's
+    id only holds its place, and never reaches the model."""
     bot: int
     eot: int
     thought: int
@@ -68,10 +68,10 @@ class Curriculum:
     extra_stage: bool = False  # one more stage, in which all steps left are dropped (GSM8k)
     epochs_stage_0: int = 5
     epochs_per_stage: int = 5
-    uniform_prob: float = 0.0  # chance that a training example takes a stage drawn from 0 .. its steps
+    uniform_prob: float = 0.0  # chance that an example is trained at a random stage, 0 .. its steps
     icot_tokens: int = 8  # tokens that icot removes each epoch
     icot_all_beyond: int = 39  # once it would remove more than this, it removes all
-    icot_smoothing: float = 4.0  # icot removes o more tokens with a chance ~ exp(-icot_smoothing * o)
+    icot_smoothing: float = 4.0  # icot removes o more with a chance ~ exp(-icot_smoothing * o)
 
 
 def last_stage(c):
@@ -87,7 +87,7 @@ def last_stage(c):
 
 
 def stage_at(epoch, c):
-    """The stage of an epoch, both counted from 0. Paper section 3; for icot each epoch is a stage."""
+    """The stage of an epoch, both counted from 0; for icot each epoch is one. Paper section 3."""
     steps = METHODS[c.method].steps
     if steps == "all":
         return last_stage(c)
@@ -98,20 +98,20 @@ def stage_at(epoch, c):
 
 
 def n_thoughts(stage, c):
-    """How many thoughts (or pauses) stand in a sequence at this stage, also if its chain is shorter."""
+    """How many thoughts (or pauses) a sequence has at this stage, also if its chain is shorter."""
     return min(stage, c.max_latent_stage) * c.c_thought if METHODS[c.method].fill else 0
 
 
-def prompt(question, k, c, markers):
+def prompt(question, k, method, markers):
     """What the model is given before it writes: question ids, and the place of k thoughts."""
-    fill = METHODS[c.method].fill
+    fill = METHODS[method].fill
     if fill is None:
         return list(question)
     return [*question, markers.bot, *[getattr(markers, fill)] * k, markers.eot]
 
 
 def written(steps, stage, c, rng=None):
-    """The ids of the steps that are still written out at this stage; all are gone after the last."""
+    """The ids of the steps that are still written at this stage; beyond the last, of none."""
     if METHODS[c.method].steps == "tokens":
         removed = stage * c.icot_tokens
         if removed > c.icot_all_beyond:
@@ -125,13 +125,13 @@ def written(steps, stage, c, rng=None):
 
 
 def build(example, stage, c, markers, rng=None):
-    """(ids, targets) of one training sequence; targets[t] is ids[t], or NO_LOSS where it is not learned.
+    """(ids, targets) of one sequence; targets[t] is ids[t], or NO_LOSS where nothing is learned.
 
-    example: question ids, a list of ids for each step, answer ids with the end token. rng draws what is
-    random in training, stage mixing (official dataset.py:245-252) and icot's smoothing; None: neither.
+    example: ids of its question, of each step, and of its answer with the end token. rng draws what
+    is random in training: stage mixing (official dataset.py:245-252) and icot's smoothing.
     """
     if rng and rng.random() < c.uniform_prob:
         stage = rng.randint(0, len(example.steps))
-    given = prompt(example.question, n_thoughts(stage, c), c, markers)
+    given = prompt(example.question, n_thoughts(stage, c), c.method, markers)
     learned = written(example.steps, stage, c, rng) + list(example.answer)
     return given + learned, [NO_LOSS] * len(given) + learned

@@ -98,13 +98,26 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight  # tied, as in GPT-2
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self):
+        """GPT-2's initialisation, its 0.02 kept in proportion to the width, but for the embeddings:
+        those start larger, and positions as sinusoids of the same size. Small models trained from
+        scratch then learn to look things up in a fraction of the steps."""
+        C, n_layer = self.config.n_embd, self.config.n_layer
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
-            elif "ln_" not in name:
-                # what each layer adds to the residual stream is scaled so that the sum is not
-                deep = (2 * config.n_layer) ** -0.5 if name.endswith("c_proj.weight") else 1.0
-                nn.init.normal_(p, std=0.02 * deep)
+            elif name.endswith("c_proj.weight"):  # what layers add up to in the residual stream
+                nn.init.normal_(p, std=0.02 * (768 / C) ** 0.5 / (2 * n_layer) ** 0.5)
+            elif name.startswith("h.") and "ln_" not in name:
+                nn.init.normal_(p, std=0.02 * (768 / C) ** 0.5)
+        nn.init.normal_(self.wte.weight, std=C ** -0.5)
+        column, row = torch.arange(C), torch.arange(self.config.block_size)[:, None]
+        angle = row / 10000 ** (column // 2 * 2 / C)
+        waves = torch.where(column % 2 == 0, angle.sin(), angle.cos())
+        self.wpe.weight.copy_(waves * (2 / C) ** 0.5)
 
     def embed(self, ids):
         """(B, T) token ids -> (B, T, C) embeddings; positions are added in `forward`."""
@@ -297,10 +310,10 @@ def locate_gpt2(name_or_path):
 
 
 def torch_load(path):
-    """What torch saved in a file, on the CPU; runs no code from it. ValueError if it is unreadable."""
+    """What torch saved in a file, on the CPU; runs no code of the file. Raises ValueError."""
     try:
         mmap = zipfile.is_zipfile(path)  # not in the format before torch 1.6
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot read {path} as a file that torch saved: {reason}") from None
+        raise ValueError(f"cannot read {path} as a file torch saved: {reason}") from None

@@ -1,7 +1,7 @@
 """
 Every option of a run, in one place: the fields of Settings, and what each task sets them to.
 
-`python train.py --help` prints the fields; a run stores them in its checkpoint and in metrics.jsonl.
+`python train.py --help` prints them; a run keeps its own in its checkpoint and in metrics.jsonl.
 """
 import argparse
 from dataclasses import dataclass, field, fields
@@ -19,11 +19,10 @@ class Settings:
     """All options of a run. Where the default is None, the tables below have one for each task."""
     task: str = option("what to learn", "prontoqa", choices=list(SIZES))
     method: str = option("what takes the place of the steps", "coconut", choices=list(METHODS))
-    data: str = option("generated, balanced (no shortcuts), official, a folder or a file",
-                       "generated")
-    init: str = option("scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a checkpoint", "scratch")
+    data: str = option("generated, balanced, official, a folder or a file", "generated")
+    init: str = option("scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a file", "scratch")
     tokenizer: str = option("default: word from scratch, else gpt2", choices=["word", "gpt2"])
-    out_dir: str = option("folder of the run (default: out/TASK)")
+    out_dir: str = option("folder of the run (default: out/TASK-METHOD)")
     resume: bool = option("go on with the run in out_dir", False)
     device: str = option("auto, cpu, cuda, mps ..", "auto")
     seed: int = option("of weights, problems, their order, and dropout", 0)
@@ -40,8 +39,8 @@ class Settings:
     n_layer: int = option("layers, from scratch")
     n_head: int = option("attention heads, from scratch")
     n_embd: int = option("width, from scratch")
-    block_size: int = option("most tokens in a sequence, from scratch", 512)
-    dropout: float = option("share of activations dropped in training", 0.0)
+    block_size: int = option("most tokens in a sequence, from scratch")
+    dropout: float = option("share of activations dropped in training")
 
     c_thought: int = option("thoughts for each step that is gone")
     max_latent_stage: int = option("the last stage that adds thoughts")
@@ -61,7 +60,7 @@ class Settings:
     weight_decay: float = option("of AdamW", 0.01)
     grad_clip: float = option("largest norm of the gradient; 0: no limit")
     reset_optimizer: bool = option("start AdamW anew at each stage, as the paper does", True)
-    max_new_tokens: int = option("most tokens written in an evaluation", 128)
+    max_new_tokens: int = option("most tokens written in an evaluation")
     max_steps: int = option("cut the run after so many steps, but still evaluate and save")
 
     def size(self):
@@ -86,6 +85,8 @@ SCRATCH = {
     "n_layer":          (3,          3,        3),
     "n_head":           (4,          4,        4),
     "n_embd":           (128,        128,      128),
+    "block_size":       (512,        512,      512),
+    "dropout":          (0.0,        0.0,      0.0),
     "c_thought":        (1,          1,        1),
     "max_latent_stage": (3,          2,        3),
     "extra_stage":      (False,      False,    False),
@@ -98,6 +99,7 @@ SCRATCH = {
     "learning_rate":    (2e-3,       2e-3,     2e-3),
     "warmup_steps":     (50,         50,       50),
     "grad_clip":        (1.0,        1.0,      1.0),
+    "max_new_tokens":   (128,        128,      64),
 }
 # The paper's recipe, section 5.1 and the official args/*.yaml, for pre-trained weights.
 PAPER = {
@@ -109,6 +111,7 @@ PAPER = {
     "n_train":          (9000,       17886,    385620),
     "n_valid":          (200,        300,      500),
     "n_test":           (800,        500,      1319),
+    "dropout":          (0.1,        0.1,      0.1),
     "c_thought":        (1,          1,        2),
     "max_latent_stage": (6,          6,        3),
     "extra_stage":      (False,      False,    True),
@@ -116,36 +119,46 @@ PAPER = {
     "epochs_per_stage": (5,          5,        3),
     "epochs":           (50,         50,       50),
     "icot_tokens":      (8,          8,        8),
-    "icot_all_beyond":  (10**6,      10**6,    39),
+    "icot_all_beyond":  (104,        72,       39),
     "batch_size":       (128,        128,      128),
     "learning_rate":    (1e-4,       1e-4,     1e-4),
     "warmup_steps":     (0,          0,        0),
     "grad_clip":        (0.0,        0.0,      0.0),
+    "max_new_tokens":   (128,        128,      64),
 }
 
 
 def parse(argv=None):
-    """The options that a person typed, as a dict: only those, so that we know what was asked for."""
-    parser = argparse.ArgumentParser(description="Train a model to reason in continuous thoughts.",
-                                     argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    """The options that a person typed, and only those, as a dict."""
+    parser = argparse.ArgumentParser(
+        description="Train a model to reason in continuous thoughts.", allow_abbrev=False,
+        usage="python train.py [options]   (--help explains them)",
+        epilog=f"Defaults in brackets are those of {', '.join(TASKS)}: from scratch | on GPT-2.")
     for f in fields(Settings):
-        about = {"help": f.metadata["help"], "choices": f.metadata.get("choices")}
-        if f.default is not None and f.type is not bool:
-            about["help"] += f" (default: {f.default})"
-        elif f.name in SCRATCH:
-            about["help"] += f" (by task {SCRATCH[f.name]}, paper {PAPER.get(f.name)})"
-        about |= {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
+        text, default = f.metadata["help"], argparse.SUPPRESS  # leaves out what was not typed
+        if f.name in SCRATCH or f.name in PAPER:
+            rows = [[str(value) for value in table.get(f.name, ()) if value is not None]
+                    for table in (SCRATCH, PAPER)]
+            text += f" [{' | '.join(', '.join(row) or '-' for row in rows)}]"
+        elif f.default is not None:
+            text += f" (default: {f.default})"
         if f.type is bool:
-            del about["choices"]
-        parser.add_argument(f"--{f.name}", **about)
+            parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, help=text,
+                                default=default)
+        else:
+            choices = f.metadata.get("choices")
+            parser.add_argument(f"--{f.name}", type=f.type, choices=choices, help=text,
+                                default=default, metavar=None if choices else f.type.__name__)
     return vars(parser.parse_args(argv))
 
 
 def complete(given):
-    """Settings from the options given: the task's own values for the rest. ValueError: they clash."""
+    """Settings: the options given, the task's values for the rest. ValueError if they clash."""
     s = Settings(**given)
     column = TASKS.index(s.task)
     recipe = SCRATCH if s.init == "scratch" else PAPER
+    if s.data not in ("generated", "balanced"):  # files: take all they hold
+        recipe = recipe | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
     for name, values in recipe.items():
         if getattr(s, name) is None:
             setattr(s, name, values[column])
@@ -157,30 +170,35 @@ def complete(given):
 
 
 def check(s, given):
-    """Raise ValueError for an option that would be ignored, or values that make no sense together."""
-    method = METHODS[s.method]
-    sizes = {name for names in SIZES.values() for name in names}
-    model = {"n_layer", "n_head", "n_embd", "block_size"}
-    ignored = [
-        (sizes - set(SIZES[s.task]), f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
-        (sizes, "--data names files") if s.data not in ("generated", "balanced") else None,
-        (model, f"--init {s.init} decides it") if s.init != "scratch" else None,
-        ({"icot_tokens", "icot_all_beyond", "icot_smoothing"}, "it belongs to --method icot")
-        if method.steps != "tokens" else None,
-        ({"c_thought"}, f"--method {s.method} has no thoughts") if not method.fill else None,
-        ({"uniform_prob", "extra_stage"}, f"--method {s.method} has no stages")
-        if method.steps != "stage" else None,
-        ({"epochs_per_stage", "reset_optimizer"}, f"--method {s.method} has one stage")
-        if method.steps in ("all", "none") else None,
-    ]
-    for names, why in filter(None, ignored):
-        for name in sorted(names & set(given)):
-            raise ValueError(f"--{name} would change nothing: {why}")
-    for name in ("n_layer", "n_head", "n_embd", "block_size", "epochs", "batch_size", "micro_batch",
-                 "c_thought", "epochs_per_stage", "icot_tokens", "max_new_tokens", "max_steps"):
-        if getattr(s, name) is not None and getattr(s, name) < 1:
-            raise ValueError(f"--{name} must be 1 or more, not {getattr(s, name)}")
+    """Raise ValueError for an option that would change nothing, or for a value without sense."""
+    fill, steps = METHODS[s.method]
+    generated = s.data in ("generated", "balanced")
+    sizes = " ".join(name for names in SIZES.values() for name in names)
+    others = " ".join(name for task in SIZES for name in SIZES[task] if task != s.task)
+    for ignored, names, why in [
+        (True, others, f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
+        (not generated, sizes, f"--data {s.data} holds the problems there are"),
+        (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has it"),
+        (not fill, "c_thought", "the method has no thoughts"),
+        (not fill and steps != "stage", "max_latent_stage", "the method has no thoughts"),
+        (steps != "stage", "extra_stage uniform_prob epochs_per_stage", "the method has no stages"),
+        (steps in ("all", "none"), "epochs_stage_0 reset_optimizer", "the method has one stage"),
+        (steps != "tokens", "icot_tokens icot_all_beyond icot_smoothing", "it is for icot"),
+    ]:
+        for name in names.split():
+            if ignored and name in given:
+                raise ValueError(f"--{name} would change nothing: {why}")
+    positive = "n_layer n_head n_embd block_size c_thought epochs epochs_per_stage icot_tokens " \
+               "batch_size micro_batch learning_rate max_new_tokens max_steps"
+    counts = "n_train n_valid n_test"
+    for name in (positive + " " + counts if generated else positive).split():
+        if getattr(s, name) is not None and not getattr(s, name) > 0:
+            raise ValueError(f"--{name} must be more than 0, not {getattr(s, name)}")
+    for name in ("epochs_stage_0", "max_latent_stage", "warmup_steps", "weight_decay", "grad_clip"):
+        if not getattr(s, name) >= 0:
+            raise ValueError(f"--{name} must not be negative, as {getattr(s, name)} is")
+    for name in ("dropout", "uniform_prob"):
+        if not 0 <= getattr(s, name) <= 1:
+            raise ValueError(f"--{name} is a probability, which {getattr(s, name)} is not")
     if s.init == "scratch" and s.n_embd % s.n_head:
         raise ValueError(f"--n_embd {s.n_embd} must be a multiple of --n_head {s.n_head}")
-    if s.init != "scratch" and s.tokenizer == "word" and s.init.startswith("gpt2"):
-        raise ValueError("GPT-2's weights know GPT-2's tokens only: leave --tokenizer out")

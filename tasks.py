@@ -20,7 +20,7 @@ proof. problems("prontoqa", 1, seed=3, hops=2):
      Wumpuses are shumpuses.", "Fae is a shumpus. Shumpuses are bright.", "Fae is bright."],
      "answer": "True"}
 
-GSM8k-Aug asks for a number, and a step is an equation. problems("gsm8k", 1, seed=3, max_steps=3):
+GSM8k-Aug asks for a number, and a step is an equation. problems("gsm8k", 1, seed=3, most_steps=3):
     {"question": "The shop is ten miles away. Emma collects 16 beads a day for 11 days. Then Emma
      finds 27 more beads. Emma sells all of them for $5 each. How many dollars does Emma get?",
      "steps": ["<<11*16=176>>", "<<176+27=203>>", "<<203*5=1015>>"], "answer": "1015"}
@@ -246,12 +246,12 @@ ITEMS = """apples beads books buttons cards coins cookies marbles pencils shells
 STEP_WEIGHTS = (5, 28, 28, 21, 18)  # of 1, 2, 3, 4, 5 steps: GSM8k-Aug's shares (of "5 or more")
 
 
-def draw_gsm8k(rng, max_value, max_steps):
+def draw_gsm8k(rng, max_value, most_steps):
     """Return (sentences, steps, answer) of a story; its people are still numbers, not names."""
     def row(table):
         return rng.choices(table, [weight for weight, *_ in table])[0]
 
-    wanted = rng.choices(range(1, max_steps + 1), STEP_WEIGHTS[:max_steps])[0]
+    wanted = rng.choices(range(1, most_steps + 1), STEP_WEIGHTS[:most_steps])[0]
     story = None
     while story is None:
         rows = [row(OPENERS), *(row(MIDDLES) for _ in range(rng.randrange(5))), row(CLOSERS)]
@@ -322,14 +322,14 @@ GENERATORS = {"prosqa": (draw_prosqa, word_prosqa), "prontoqa": (draw_prontoqa, 
 SIZES = {  # what the official problems have
     "prosqa": {"nodes": 28},
     "prontoqa": {"hops": 5, "wording": "mixed"},
-    "gsm8k": {"max_value": 99999, "max_steps": 5},
+    "gsm8k": {"max_value": 99999, "most_steps": 5},
 }
 LIMITS = {
     "nodes": (range(8, 41), "8..40, as there are names for two entities and 38 concepts"),
     "hops": (range(1, 7), "1..6, as the generator has only 17 concept names"),
     "wording": (("mixed", "every"), "mixed or every"),
     "max_value": (range(20, 100000), "20..99999, as smaller numbers leave no room for a story"),
-    "max_steps": (range(1, 6), "1..5, as a story has at most four middles"),
+    "most_steps": (range(1, 6), "1..5, as a story has at most four middles"),
 }
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
 

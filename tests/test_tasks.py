@@ -310,9 +310,9 @@ def operands_of(step):
     return list(map(int, re.findall(r"\d+", step.split("=")[0])))
 
 
-def check_gsm8k(record, max_value=99999, max_steps=5):
+def check_gsm8k(record, max_value=99999, most_steps=5):
     steps, given = record["steps"], numbers_of(record["question"])
-    assert 1 <= len(steps) <= max_steps
+    assert 1 <= len(steps) <= most_steps
     assert record["question"].endswith("?") and "{" not in record["question"]
     assert 2 <= min(given) and max(given) <= max_value
     results = []
@@ -422,12 +422,12 @@ def test_wording_every_lets_another_wording_through():
         assert all(rule.startswith("Every ") for rule in rules)
 
 
-@pytest.mark.parametrize("max_value, max_steps", [(20, 1), (20, 5), (30, 2), (99, 3), (1000, 4)])
-def test_an_arithmetic_problem_of_another_size_is_unsound(max_value, max_steps):
-    records = problems("gsm8k", 100, 108, max_value=max_value, max_steps=max_steps)
+@pytest.mark.parametrize("max_value, most_steps", [(20, 1), (20, 5), (30, 2), (99, 3), (1000, 4)])
+def test_an_arithmetic_problem_of_another_size_is_unsound(max_value, most_steps):
+    records = problems("gsm8k", 100, 108, max_value=max_value, most_steps=most_steps)
     for record in records:
-        check_gsm8k(record, max_value, max_steps)
-    assert {len(record["steps"]) for record in records} == set(range(1, max_steps + 1))
+        check_gsm8k(record, max_value, most_steps)
+    assert {len(record["steps"]) for record in records} == set(range(1, most_steps + 1))
 
 
 def test_the_checkers_accept_an_unsound_problem():
@@ -513,7 +513,7 @@ def test_seeds_epochs_or_splits_repeat_each_other(task):
 
 @pytest.mark.parametrize("task, size", [
     ("prosqa", {"nodes": 8}), ("prontoqa", {"hops": 1, "wording": "every"}),
-    ("gsm8k", {"max_value": 20, "max_steps": 1}), ("prosqa", {}), ("prontoqa", {}), ("gsm8k", {})])
+    ("gsm8k", {"max_value": 20, "most_steps": 1}), ("prosqa", {}), ("prontoqa", {}), ("gsm8k", {})])
 def test_two_splits_share_a_problem(task, size):
     """Neither as it stands, nor with its sentences or options in another order."""
     seen = {}
@@ -541,7 +541,7 @@ def test_a_reshuffled_copy_of_a_problem_falls_into_another_split(task):
     ({"hops": 6, "balanced": True}, "1..5"), ({"nodes": 28}, "which has hops, wording"),
     ({"wording": "each"}, "wording must be mixed or every (got 'each')"),
     ({"task": "prosqa", "nodes": 7}, "8..40"), ({"task": "prosqa", "nodes": 41}, "8..40"),
-    ({"task": "gsm8k", "max_value": 19}, "20..99999"), ({"task": "gsm8k", "max_steps": 6}, "1..5"),
+    ({"task": "gsm8k", "max_value": 19}, "20..99999"), ({"task": "gsm8k", "most_steps": 6}, "1..5"),
     ({"task": "gsm8k", "balanced": True}, "balanced must be off for gsm8k"),
 ])
 def test_a_bad_argument_gets_no_helpful_sentence(arguments, mend):
@@ -562,7 +562,7 @@ def test_the_problems_shown_in_the_module_docstring_are_not_what_the_generator_r
 @pytest.mark.parametrize("task, a_second, arguments", [
     ("prosqa", 1000, {}), ("prosqa", 1000, {"split": "test"}), ("prontoqa", 1000, {}),
     ("prontoqa", 1000, {"split": "test", "balanced": True}), ("gsm8k", 400, {}),
-    ("gsm8k", 400, {"max_value": 99, "max_steps": 3})])
+    ("gsm8k", 400, {"max_value": 99, "most_steps": 3})])
 def test_generating_is_too_slow(task, a_second, arguments):
     """The best of several short trials, in processor time: neighbours must not matter."""
     rates = []

@@ -1,0 +1,82 @@
+"""
+What training, sampling and analysis share: the loss, accuracy by generation, and checkpoints.
+"""
+import tiktoken
+import torch
+import torch.nn.functional as F
+
+from curriculum import METHODS, NO_LOSS, build, n_thoughts, prompt
+from data import collate, encode, is_correct, markers
+from model import GPT, GPTConfig, generate, think, torch_load
+
+
+def batch_loss(model, sequences, thought_id):
+    """The loss of [(ids, targets), ..] in nats, summed over the supervised tokens."""
+    ids, targets, thought, real = collate(sequences, thought_id, model.wte.weight.device)
+    hidden = think(model, ids, thought, real)
+    hidden, targets = hidden[:, :-1], targets[:, 1:]  # the state at column t predicts token t + 1
+    learned = targets != NO_LOSS
+    logits = model.lm_head(hidden[learned])  # (supervised tokens, V): no others are ever computed
+    return F.cross_entropy(logits, targets[learned], reduction="sum")
+
+
+def count_learned(sequences):
+    """The number of supervised tokens in [(ids, targets), ..]."""
+    return sum(target != NO_LOSS for _, targets in sequences for target in targets)
+
+
+def answers(model, prompts, enc, max_new_tokens):
+    """What the model writes after each prompt (a list of ids): texts, and lengths in tokens."""
+    sequences = [(ids, ids) for ids in prompts]
+    ids, _, thought, real = collate(sequences, markers(enc).thought, model.wte.weight.device)
+    rows = generate(model, ids, thought, real, max_new_tokens, enc.eot_token)
+    return [enc.decode(row) for row in rows], [len(row) for row in rows]
+
+
+@torch.no_grad()
+def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
+    """{loss, accuracy, tokens, n} of Examples of text at a stage of Curriculum c; greedy.
+
+    loss: nats a supervised token. tokens: written ones and thoughts a problem, counted as in the
+    paper's Table 1, without markers, pauses and end token. Official run.py:440-480, there one
+    problem at a time.
+    """
+    model.eval()
+    marks, k = markers(enc), n_thoughts(stage, c)
+    nats = learned = correct = tokens = 0
+    encoded = [(encode(example, enc), example.answer) for example in examples]
+    encoded.sort(key=lambda pair: len(pair[0].question))  # little padding
+    for i in range(0, len(encoded), batch_size):
+        batch, gold = zip(*encoded[i:i + batch_size])
+        sequences = [build(example, stage, c, marks) for example in batch]
+        nats += batch_loss(model, sequences, marks.thought).item()
+        learned += count_learned(sequences)
+        prompts = [prompt(example.question, k, c.method, marks) for example in batch]
+        texts, lengths = answers(model, prompts, enc, max_new_tokens)
+        correct += sum(is_correct(text, answer) for text, answer in zip(texts, gold))
+        tokens += sum(lengths) + (k * len(batch) if METHODS[c.method].fill == "thought" else 0)
+    n = len(examples)
+    return {"loss": nats / learned, "accuracy": correct / n, "tokens": tokens / n, "n": n}
+
+
+def load_run(path, device="cpu", dropout=0.0):
+    """(checkpoint dict, model, Encoding) as train.py saved them; ValueError for any other file."""
+    ckpt = torch_load(path)
+    if not (isinstance(ckpt, dict) and "settings" in ckpt):
+        raise ValueError(f"{path} is no checkpoint of train.py")
+    enc = tiktoken.Encoding(**ckpt["encoding"])
+    model = GPT(GPTConfig(**ckpt["config"] | {"dropout": dropout}))
+    model.load_state_dict(ckpt["model"])
+    return ckpt, model.to(device), enc
+
+
+def pick_device(name):
+    """The torch.device of a name; auto is the fastest there is. ValueError if it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"no device {name} here ({reason}): try --device cpu") from None
+    return torch.device(name)

@@ -1,0 +1,122 @@
+"""The curriculum against the pictures in its own docstring, and against the paper's schedule."""
+import random
+import re
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+import curriculum
+from curriculum import (METHODS, NO_LOSS, Curriculum, Markers, build, last_stage, n_thoughts, prompt,
+                        stage_at)
+
+MARKERS = Markers(bot="<bot>", eot="<eot>", thought="T", pause="P")
+EXAMPLE = SimpleNamespace(question=["Q"], steps=[["1"], ["2"], ["3"]], answer=["A"])
+
+
+def curriculum_of(method, **settings):
+    return Curriculum(method, **{"max_latent_stage": 3, "icot_tokens": 1, "icot_all_beyond": 2,
+                                 "epochs_stage_0": 1, "epochs_per_stage": 1} | settings)
+
+
+def test_the_picture_of_the_stages_is_what_build_returns():
+    picture = re.findall(r"    stage (\d)   (.*)\n +(\^.*)\n", curriculum.__doc__)
+    assert [int(stage) for stage, _, _ in picture] == [0, 1, 2, 3]
+    lines = curriculum.__doc__.split("\n")
+    for stage, text, _ in picture:
+        ids, targets = build(EXAMPLE, int(stage), curriculum_of("coconut"), MARKERS)
+        assert " ".join(ids) == text
+        marks = " ".join(("^" if target == token else " ") * len(token)
+                         for token, target in zip(ids, targets))
+        assert all(target in (token, NO_LOSS) for token, target in zip(ids, targets))
+        below = lines[lines.index(f"    stage {stage}   {text}") + 1]
+        assert below == " " * len(f"    stage {stage}   ") + marks
+
+
+def test_the_picture_of_the_methods_is_what_build_returns():
+    picture = dict(re.findall(r"    (\w+) +(Q .*)\n", curriculum.__doc__.split("At stage 2 of 3")[1]))
+    assert picture.keys() == METHODS.keys()
+    for method, text in picture.items():
+        c = curriculum_of(method)
+        stage = stage_at(epoch=2, c=c)  # a stage an epoch
+        ids, targets = build(EXAMPLE, stage, c, MARKERS)
+        assert " ".join(ids) == text, method
+        given = prompt(EXAMPLE.question, n_thoughts(stage, c), c.method, MARKERS)
+        assert targets == [NO_LOSS] * len(given) + ids[len(given):], method
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("c_thought", [1, 2])
+def test_the_prompt_is_a_prefix_of_what_was_trained_at_every_epoch(method, c_thought):
+    c = curriculum_of(method, c_thought=c_thought, extra_stage=True)
+    for n_steps in range(6):
+        example = SimpleNamespace(question=["Q"], steps=[["s"]] * n_steps, answer=["A"])
+        for epoch in range(8):
+            stage = stage_at(epoch, c)
+            ids, targets = build(example, stage, c, MARKERS)
+            given = prompt(example.question, n_thoughts(stage, c), c.method, MARKERS)
+            assert ids[:len(given)] == given and set(targets[:len(given)]) <= {NO_LOSS}
+            assert targets[len(given):] == ids[len(given):]
+            assert ids.count("T") == (given.count("T") if METHODS[method].fill == "thought" else 0)
+
+
+def test_the_schedule_is_the_papers():
+    """ProsQA and ProntoQA: 5 epochs a stage. GSM8k: 6 epochs, 3 stages of 3, then the extra one."""
+    prosqa = Curriculum(max_latent_stage=6, epochs_stage_0=5, epochs_per_stage=5)
+    stages = [stage_at(epoch, prosqa) for epoch in range(50)]
+    assert stages == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5 + [4] * 5 + [5] * 5 + [6] * 20
+    assert [n_thoughts(stage, prosqa) for stage in range(7)] == [0, 1, 2, 3, 4, 5, 6]
+    gsm8k = Curriculum(c_thought=2, max_latent_stage=3, extra_stage=True, epochs_stage_0=6,
+                       epochs_per_stage=3)
+    assert [stage_at(epoch, gsm8k) for epoch in range(20)] == [0] * 6 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 5
+    assert [n_thoughts(stage, gsm8k) for stage in range(5)] == [0, 2, 4, 6, 6]
+    assert stage_at(0, Curriculum(epochs_stage_0=0)) == 1, "after a separate CoT run, start at stage 1"
+
+
+def test_the_extra_stage_drops_all_steps_of_long_chains_and_only_it_does():
+    c = curriculum_of("coconut", c_thought=2, extra_stage=True)
+    example = SimpleNamespace(question=["Q"], steps=[[str(i)] for i in range(1, 6)], answer=["A"])
+    thoughts = "Q <bot> T T T T T T <eot> "
+    assert " ".join(build(example, 3, c, MARKERS)[0]) == thoughts + "4 5 A"
+    assert " ".join(build(example, last_stage(c), c, MARKERS)[0]) == thoughts + "A"
+
+
+def test_a_chain_shorter_than_the_stage_loses_all_steps_and_keeps_the_thoughts():
+    """Footnote 1 of the paper: else short problems would be told apart by their thoughts."""
+    short = SimpleNamespace(question=["Q"], steps=[["1"]], answer=["A"])
+    assert build(short, 3, curriculum_of("coconut"), MARKERS)[0] == ["Q", "<bot>", *"TTT", "<eot>", "A"]
+
+
+def test_stage_mixing_draws_every_stage_of_a_chain_evenly_and_is_seeded():
+    c = curriculum_of("coconut", uniform_prob=0.4)
+
+    def drawn(seed):
+        rng = random.Random(seed)
+        return [build(EXAMPLE, 3, c, MARKERS, rng)[0].count("T") for _ in range(4000)]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    shares = Counter(drawn(1))
+    for k, expected in {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.6 + 0.1}.items():
+        assert abs(shares[k] / 4000 - expected) < 0.03
+    assert build(EXAMPLE, 3, c, MARKERS)[0].count("T") == 3, "nothing is drawn in evaluation"
+
+
+def test_icot_removes_tokens_from_the_left_a_fixed_number_an_epoch_with_smoothing():
+    c = Curriculum("icot", epochs_stage_0=2, icot_tokens=8, icot_all_beyond=39, icot_smoothing=4.0)
+    example = SimpleNamespace(question=["Q"], steps=[list(range(30)), list(range(30, 60))], answer=["A"])
+    left = [len(build(example, stage_at(epoch, c), c, MARKERS)[0]) - 2 for epoch in range(9)]
+    assert left == [60, 60, 52, 44, 36, 28, 0, 0, 0]  # 40 would be more than 39: then all go
+    assert build(example, 1, c, MARKERS)[0] == ["Q", *range(8, 60), "A"]
+    rng = random.Random(0)
+    offsets = Counter(52 + 2 - len(build(example, 1, c, MARKERS, rng)[0]) for _ in range(20000))
+    assert abs(offsets[0] / 20000 - (1 - 2.718281828 ** -4)) < 0.004  # 98 %, as Deng et al. say
+    assert 0.008 < offsets[1] / 20000 < 0.028 and min(offsets) == 0
+
+
+def test_a_pause_differs_from_a_thought_in_its_id_alone():
+    for with_thoughts, with_pauses in (("coconut", "pause_as_thought"), ("no_curriculum", "pause")):
+        for epoch in range(5):
+            built = [build(EXAMPLE, stage_at(epoch, c), c, MARKERS)
+                     for c in (curriculum_of(with_thoughts), curriculum_of(with_pauses))]
+            assert [token.replace("T", "P") for token in built[0][0]] == built[1][0]
+            assert built[0][1] == built[1][1]

@@ -1,0 +1,233 @@
+"""Reading, splitting, tokenizing, padding and scoring."""
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import tiktoken
+import torch
+
+from conftest import ROOT
+from curriculum import NO_LOSS
+from data import (END, SPECIAL, Example, batches, collate, encode, encoding_state, gpt2_encoding,
+                  is_correct, load_splits, markers, read_examples, text_of, word_encoding)
+from tasks import problems
+
+RECORD = {"question": "Tom is a terpus. Is Tom a lempus or scrompus?", "answer": "Tom is a lempus.",
+          "steps": ["Tom is a terpus.", "Every terpus is a lempus."]}
+
+
+# ---------------------------------------------------------------------------------------------
+# Files
+
+def test_the_three_formats_give_the_same_kind_of_example(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([RECORD]))
+    assert read_examples(tmp_path / "a.json") == [Example(*[RECORD[k] for k in Example._fields])]
+    (tmp_path / "b.txt").write_text("A cat has .5 kg.||<<.5*2=1>> <<1+1=2>> #### 2,000\n\nno bars\n"
+                                    "No step.|| #### 7\n")
+    assert read_examples(tmp_path / "b.txt") == [
+        Example("A cat has .5 kg.", ["<<.5*2=1>>", "<<1+1=2>>"], "2,000"), Example("No step.", [], "7")]
+    proof = ["Rex is a c1.", "Every c1 is a c2.", "Rex is a c2.", "Every c2 is red.", "Rex is red."]
+    raw = {"question": "Facts.", "query": "True or false: Rex is red.", "chain_of_thought": proof,
+           "answer": "True"}
+    (tmp_path / "c.json").write_text(json.dumps({"example1": {"test_example": raw}}))
+    assert read_examples(tmp_path / "c.json") == [
+        Example("Facts. True or false: Rex is red.",
+                ["Rex is a c1. Every c1 is a c2.", "Rex is a c2. Every c2 is red.", "Rex is red."],
+                "True")]
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git-LFS pointer"),
+    (b"[{", "not valid JSON"),
+    (b"", "holds no problems"),
+    (b"[]", "holds no problems"),
+    (b"\xff\xfe\x00", "cannot read"),
+    (b'[{"question": "q", "steps": []}]', "record 1 lacks question, steps or answer"),
+    (b'[{"question": "q", "steps": [], "answer": 5}]', "record 1: question and answer must be texts"),
+    (b'[{"question": "q", "steps": "abc", "answer": "5"}]', "record 1: question and answer"),
+    (b'[{"question": " ", "steps": [], "answer": "5"}]', "record 1 has an empty question"),
+    (b'[7]', "record 1 lacks"),
+    (b'{"example1": {"question": "q"}}', "record 1 lacks"),
+    (b"[" * 100_000, "not valid JSON"),
+])
+def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_the_reason(tmp_path, content, message):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_examples(path)
+    assert "file.json" in str(error.value)
+
+
+def test_a_folder_and_a_single_file_are_split(tmp_path):
+    records = [{**RECORD, "question": f"{i} Is Tom a lempus or scrompus?"} for i in range(100)]
+    (tmp_path / "one.json").write_text(json.dumps(records))
+    train, valid, test = load_splits(str(tmp_path / "one.json"), "prosqa", {}, 0, 0, 0, 0)
+    assert [len(train(0)), len(valid), len(test)] == [90, 2, 8] and train(0) == train(5)
+    assert [int(e.question.split()[0]) for e in train(0) + valid + test] == list(range(100))
+    for split, n in (("train", 5), ("valid", 3), ("test", 2)):
+        (tmp_path / f"prosqa_{split}.json").write_text(json.dumps(records[:n]))
+    train, valid, test = load_splits(str(tmp_path), "prosqa", {}, 0, 4, 0, 0)
+    assert [len(train(0)), len(valid), len(test)] == [4, 3, 2]
+    with pytest.raises(ValueError, match="no train split: one of train.json"):
+        load_splits(str(tmp_path), "gsm8k", {}, 0, 0, 0, 0)
+
+
+def test_training_problems_are_fresh_in_every_epoch_and_in_no_other_split():
+    size = {"hops": 1, "wording": "every"}
+    train, valid, test = load_splits("generated", "prontoqa", size, 3, 200, 200, 200)
+    assert train(0) == train(0) != train(1)
+    held_out = {e.question for e in valid} | {e.question for e in test}
+    assert not held_out & {e.question for epoch in range(3) for e in train(epoch)}
+    assert not {e.question for e in valid} & {e.question for e in test}
+
+
+# ---------------------------------------------------------------------------------------------
+# Tokens
+
+def every_task(n=20):
+    return [Example(r["question"], r["steps"], r["answer"]) for task in ("prosqa", "prontoqa", "gsm8k")
+            for r in problems(task, n, seed=1)]
+
+
+def test_any_text_decodes_to_itself_with_a_word_vocabulary():
+    enc = word_encoding(text_of(example) for example in every_task())
+    rng = random.Random(0)
+    texts = [text_of(e) for e in every_task()] + ["", "Zebra crossing — 3½ naïve 猫 \t\r\n\x00  x", "<|bot|>"]
+    texts += ["".join(chr(rng.choice((rng.randrange(32, 127), rng.randrange(1, 0xD800))))
+                      for _ in range(rng.randrange(60))) for _ in range(300)]
+    for text in texts:
+        assert enc.decode(enc.encode_ordinary(text)) == text
+
+
+def test_words_of_the_training_text_are_single_tokens_and_the_vocabulary_is_small():
+    enc = word_encoding(text_of(example) for example in every_task(200))
+    assert enc.n_vocab < 256 + 5 + 320
+    for word in (" vumpus", "Every", " is", "### ", "True", "<<", ">>"):
+        assert len(enc.encode_ordinary(word)) == 1, word
+    assert len(enc.encode_ordinary("<<12+30=42>>")) == 2 + len("12+30=42")  # a token a digit
+
+
+def test_special_text_never_becomes_a_special_token():
+    enc = word_encoding(["a b"])
+    example = Example(f"Is {''.join(SPECIAL)}{END} a token?", [SPECIAL[2]], END)
+    ids = encode(example, enc)
+    special = {enc._special_tokens[name] for name in [*SPECIAL, END]}
+    assert not special & {*ids.question, *sum(ids.steps, []), *ids.answer[:-1]}
+    assert ids.answer[-1] == enc.eot_token
+
+
+@pytest.mark.parametrize("name", ["words", "gpt2"])
+def test_pieces_tokenize_as_the_whole_text_does(name, request):
+    """Training sequences are glued from pieces; the model must not see other tokens than in a text."""
+    examples = every_task(50)
+    if name == "gpt2":
+        request.getfixturevalue("needs_gpt2_vocabulary")
+        examples += read_examples(request.getfixturevalue("real_data") / "prosqa_valid.json")
+    enc = gpt2_encoding() if name == "gpt2" else word_encoding(map(text_of, examples))
+    for example in examples:
+        question, steps, answer = encode(example, enc)
+        assert question + sum(steps, []) + answer[:-1] == enc.encode_ordinary(text_of(example))
+
+
+def test_gpt2s_new_tokens_stand_where_the_official_coconut_has_them(needs_gpt2_vocabulary):
+    assert markers(gpt2_encoding()) == (50257, 50258, 50259, 50260)
+    assert gpt2_encoding().eot_token == 50256
+
+
+def test_an_encoding_survives_its_checkpoint(tmp_path):
+    enc = word_encoding(text_of(example) for example in every_task())
+    torch.save(encoding_state(enc), tmp_path / "state.pt")
+    again = tiktoken.Encoding(**torch.load(tmp_path / "state.pt", weights_only=True))
+    text = text_of(every_task()[0]) + " unseen wörds"
+    assert again.encode_ordinary(text) == enc.encode_ordinary(text) and markers(again) == markers(enc)
+
+
+# ---------------------------------------------------------------------------------------------
+# Batches
+
+def test_the_padding_picture_is_what_collate_returns():
+    lines = [line.split("  .  is")[0] for line in collate.__doc__.split("\n") if "Q  Q" in line]
+    rows = [line.split("        ")[1].split() if "      ." in line else line.split() for line in lines]
+    rows = [[token for token in row if len(token) == 1 or token in ("<bot>", "<eot>")][:12] for row in rows]
+    names = {".": 0, "Q": 1, "<bot>": 2, "T": 3, "<eot>": 4, "1": 5, "2": 6, "3": 7, "A": 8}
+    picture = torch.tensor([[names[token] for token in row] for row in rows])
+    sequences = [([i for i in row if i], [i if i > 4 else NO_LOSS for i in row if i])
+                 for row in picture.tolist()]
+    ids, targets, thought, real = collate(sequences, thought_id=names["T"])
+    assert torch.equal(ids, picture) and torch.equal(real, picture > 0)
+    assert torch.equal(thought, picture == names["T"])
+    assert torch.equal(targets, torch.where(picture > 4, picture, NO_LOSS))
+
+
+def test_every_sequence_is_in_one_batch_and_lengths_are_similar_within_it():
+    rng = random.Random(0)
+    sequences = [([i] * rng.randrange(10, 100), []) for i in range(1000)]
+    lists = batches(sequences, 32, random.Random(1))
+    assert sorted(ids[0] for batch in lists for ids, _ in batch) == list(range(1000))
+    assert lists == batches(sequences, 32, random.Random(1)) != batches(sequences, 32, random.Random(2))
+    padding = sum(max(len(ids) for ids, _ in batch) - len(ids) for batch in lists for ids, _ in batch)
+    assert padding / sum(len(ids) for ids, _ in sequences) < 0.1
+    longest = [max(len(ids) for ids, _ in batch) for batch in lists]
+    assert longest != sorted(longest) and longest != sorted(longest)[::-1], "the epoch is in order"
+
+
+# ---------------------------------------------------------------------------------------------
+# Scoring
+
+@pytest.mark.parametrize("written, answer, right", [
+    ("<<1+1=2>>\n### 2", "2", True),
+    ("### 1,000", "1000", True),
+    ("### 1000", "1,000", True),
+    ("### 5.0", "5", False),
+    ("### -5", "5", False),
+    ("### 2\n### 3", "3", True),
+    ("###  Tom is a lempus. ", "Tom is a lempus.", True),
+    ("### Tom is a lempus", "Tom is a lempus.", False),
+    ("True", "True", False),
+    ("", "True", False),
+])
+def test_an_answer_is_scored_as_the_official_code_scores_it(written, answer, right):
+    assert is_correct(written, answer) is right
+
+
+# ---------------------------------------------------------------------------------------------
+# Real files, and the command line
+
+@pytest.mark.parametrize("name, n, steps", [
+    ("prosqa_valid.json", 300, {3, 4, 5, 6}),
+    ("gsm8k_aug_valid.txt", 500, set(range(9))),
+    ("prontoqa_5hop_raw.json", 300, {6}),
+])
+def test_the_official_files_are_read_whole(real_data, name, n, steps):
+    examples = read_examples(real_data / name)
+    assert len(examples) == n and {len(e.steps) for e in examples} <= steps
+    assert all(e.question and e.answer and "" not in e.steps for e in examples)
+
+
+def run_data(*args):
+    return subprocess.run([sys.executable, "data.py", *map(str, args)], cwd=ROOT, text=True,
+                          capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("args", [
+    ["prosqa", "--nodes", "12", "--balanced"], ["prontoqa", "--hops", "2"], ["gsm8k", "--max_value", "99"],
+])
+def test_the_command_line_writes_what_the_readers_read(tmp_path, args):
+    out = tmp_path / "out.json"
+    done = run_data(args[0], out, "--n", 30, "--seed", 7, "--split", "test", *args[1:])
+    assert done.returncode == 0, done.stderr
+    assert len(read_examples(out)) == 30 and "wrote 30 problems" in done.stdout
+
+
+@pytest.mark.parametrize("args, message", [
+    (["prontoqa", "out.json", "--hops", "9"], "hops must be 1..6"),
+    (["prontoqa", "out.json", "--nodes", "9"], "nodes is no size of prontoqa"),
+    (["gsm8k", "out.json", "--balanced"], "balanced must be off for gsm8k"),
+    (["prosqa", "/nonexistent/out.json", "--n", "1"], "No such file or directory"),
+])
+def test_a_wrong_command_gets_one_sentence(args, message):
+    done = run_data(*args)
+    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,302 @@
+"""Training, evaluation, resuming and sampling, by the commands that a person types."""
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import evaluate as evaluation
+import train as training
+from conftest import ROOT, tiny_gpt
+from curriculum import METHODS, Curriculum, build, n_thoughts, prompt
+from data import Example, encode, markers, text_of, word_encoding
+from evaluate import batch_loss, count_learned, evaluate, load_run
+from settings import PAPER, SCRATCH, TASKS, complete
+from tasks import problems
+
+TINY = ["--n_layer", "2", "--n_head", "2", "--n_embd", "16", "--n_train", "24", "--n_valid", "6",
+        "--n_test", "6", "--batch_size", "8", "--epochs", "4", "--max_new_tokens", "20"]
+STAGES = ["--epochs_stage_0", "1", "--epochs_per_stage", "1", "--max_latent_stage", "2"]
+
+
+def train(*args):
+    """train.py's main, in this process."""
+    return training.main(["--device", "cpu", *map(str, args)])
+
+
+def weights(out_dir):
+    return torch.load(os.path.join(out_dir, "ckpt.pt"), weights_only=True)
+
+
+def run(script, *args, stdin=None):
+    """A script as a person runs it; returns the finished process."""
+    return subprocess.run([sys.executable, script, *map(str, args)], cwd=ROOT, text=True, input=stdin,
+                          capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def lines(out_dir):
+    with open(os.path.join(out_dir, "metrics.jsonl")) as file:
+        return [json.loads(line) for line in file]
+
+
+# ---------------------------------------------------------------------------------------------
+# The loss and the loop
+
+def examples_and_encoding(task="prosqa", n=8, **size):
+    records = problems(task, n, seed=0, **(size or {"nodes": 8}))
+    examples = [Example(r["question"], r["steps"], r["answer"]) for r in records]
+    return examples, word_encoding(map(text_of, examples))
+
+
+def test_the_loss_is_the_mean_over_supervised_tokens_and_no_others():
+    examples, enc = examples_and_encoding()
+    model, c = tiny_gpt(vocab_size=enc.n_vocab, block_size=256), Curriculum(max_latent_stage=2)
+    sequences = [build(encode(e, enc), 1, c, markers(enc)) for e in examples]
+    expected = 0.0
+    for ids, targets in sequences:  # one thought: two forward passes of one row
+        x, column = model.embed(torch.tensor([ids])), ids.index(markers(enc).thought)
+        x = torch.cat([x[:, :column], model(x)[0][:, column - 1:column], x[:, column + 1:]], dim=1)
+        log_p = model.lm_head(model(x)[0][0]).log_softmax(dim=-1)
+        expected -= sum(log_p[t - 1, ids[t]] for t in range(len(ids)) if targets[t] >= 0).item()
+    assert abs(batch_loss(model, sequences, markers(enc).thought).item() - expected) < 1e-3 * expected
+    assert count_learned(sequences) == sum(t >= 0 for _, targets in sequences for t in targets)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
+    """Rows differ in their number of supervised tokens: a mean of means would be another loss."""
+    for size in (8, 3):
+        train("--task", "prosqa", "--nodes", 8, *TINY, "--micro_batch", size, "--max_steps", 2,
+              "--out_dir", tmp_path / str(size))
+    whole, micro = (weights(tmp_path / str(size))["model"] for size in (8, 3))
+    for name in whole:
+        torch.testing.assert_close(micro[name], whole[name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_tiny_batch_is_memorized(task):
+    """Eight problems, with thoughts: if the loss cannot reach zero, something is cut or misplaced."""
+    size = {"prosqa": {"nodes": 8}, "prontoqa": {"hops": 1}, "gsm8k": {"max_value": 50, "most_steps": 2}}
+    examples, enc = examples_and_encoding(task, 8, **size[task])
+    model, c, marks = tiny_gpt(vocab_size=enc.n_vocab, block_size=256), Curriculum(), markers(enc)
+    sequences = [build(encode(e, enc), 1, c, marks) for e in examples]
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    for _ in range(150):
+        loss = batch_loss(model, sequences, marks.thought) / count_learned(sequences)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    result = evaluate(model, examples, 1, c, enc, batch_size=3, max_new_tokens=60)
+    assert result["accuracy"] == 1 and result["loss"] < 0.1
+
+
+def test_tokens_are_counted_as_in_the_papers_table(monkeypatch):
+    """Thoughts and written tokens; not markers, pauses or the end token."""
+    examples, enc = examples_and_encoding()
+    monkeypatch.setattr(evaluation, "answers", lambda model, prompts, *_: (["### no"] * len(prompts),
+                                                                         [5] * len(prompts)))
+    model = tiny_gpt(vocab_size=enc.n_vocab, block_size=256)
+    for method, expected in {"coconut": 5 + 6, "no_curriculum": 5 + 6, "pause_as_thought": 5, "pause": 5,
+                             "no_cot": 5, "cot": 5}.items():
+        result = evaluate(model, examples, 4, Curriculum(method, c_thought=2, max_latent_stage=3), enc, 4, 9)
+        assert result["tokens"] == expected and result["accuracy"] == 0 and result["n"] == 8
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_and_evaluates(tmp_path, method):
+    schedule = {"stage": STAGES, "all": STAGES[-2:] if METHODS[method].fill else [], "none": [],
+                "tokens": [*STAGES[:2], "--icot_tokens", 5, "--icot_all_beyond", 9]}
+    result = train("--task", "prosqa", "--nodes", 8, "--method", method, *TINY,
+                   *schedule[METHODS[method].steps], "--out_dir", tmp_path)
+    header, *epochs, last = lines(tmp_path)
+    assert header["settings"]["method"] == method and len(epochs) == 4 and last == result
+    assert result["test_n"] == 6 and math.isfinite(result["test_loss"])
+    stages = [line["stage"] for line in epochs]
+    assert stages == {"stage": [0, 1, 2, 2], "tokens": [0, 1, 2, 2], "none": [0] * 4,
+                      "all": [last["stage"]] * 4}[METHODS[method].steps]
+
+
+def test_a_new_stage_is_announced_with_an_example_and_resets_the_optimizer(tmp_path, capsys):
+    train("--task", "prosqa", "--nodes", 8, *TINY, *STAGES, "--out_dir", tmp_path / "reset")
+    printed = capsys.readouterr().out
+    for stage, thoughts in enumerate(["0 thoughts", "1 thought", "2 thoughts"]):
+        assert f"stage {stage} of coconut: {thoughts}\n  given    '" in printed
+        assert "<|bot|>" + "<|thought|>" * stage + "<|eot|>'\n  learned  '" in printed
+    assert "test accuracy" in printed and "python sample.py --ckpt" in printed
+    train("--task", "prosqa", "--nodes", 8, *TINY, *STAGES, "--no-reset_optimizer",
+          "--out_dir", tmp_path / "keep")
+    steps = {name: weights(tmp_path / name)["optimizer"]["state"][0]["step"].item()
+             for name in ("reset", "keep")}
+    assert steps == {"reset": 6, "keep": 12}  # 3 steps an epoch; two epochs at the last stage
+
+
+@pytest.mark.parametrize("cut", [2, 3, 7])
+def test_a_run_that_was_cut_and_resumed_equals_the_uninterrupted_one_bit_by_bit(tmp_path, cut):
+    """In the middle of an epoch, at its end, and in a later stage; with dropout and stage mixing."""
+    options = ["--task", "prontoqa", "--hops", 1, *TINY, *STAGES, "--dropout", 0.2,
+               "--uniform_prob", 0.3]
+    train(*options, "--out_dir", tmp_path / "whole")
+    train(*options, "--out_dir", tmp_path / "cut", "--max_steps", cut)
+    assert weights(tmp_path / "cut")["run"]["step"] == cut
+    train("--out_dir", tmp_path / "cut", "--resume")
+    whole, resumed = (weights(tmp_path / name) for name in ("whole", "cut"))
+    for name in whole["model"]:
+        assert torch.equal(whole["model"][name], resumed["model"][name]), name
+    for index, state in whole["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, resumed["optimizer"]["state"][index][name])
+    for a, b in zip(lines(tmp_path / "whole")[1:], lines(tmp_path / "cut")[1:], strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_a_checkpoint_of_ours_starts_another_run_with_its_words_and_weights(tmp_path):
+    """As on GSM8k in the paper: first CoT, then the curriculum from stage 1 on."""
+    train("--task", "gsm8k", "--method", "cot", *TINY, "--out_dir", tmp_path / "cot")
+    path = tmp_path / "cot" / "ckpt.pt"
+    args = [arg for arg in TINY if arg not in ("--n_layer", "--n_head", "--n_embd", "2", "16")]
+    train("--task", "gsm8k", "--init", path, "--epochs_stage_0", 0, *args, "--max_steps", 1,
+          "--max_value", 99, "--most_steps", 3, "--learning_rate", 1e-12, "--out_dir", tmp_path / "coconut")
+    before, after = weights(tmp_path / "cot"), weights(tmp_path / "coconut")
+    assert after["encoding"] == before["encoding"] and after["run"]["stage"] == 1
+    torch.testing.assert_close(after["model"]["wte.weight"], before["model"]["wte.weight"])
+
+
+# ---------------------------------------------------------------------------------------------
+# Settings and mistakes
+
+def test_the_papers_recipe_is_the_one_of_section_5_1():
+    for task, (c_thought, stages, extra, first, later) in {
+            "prontoqa": (1, 6, False, 5, 5), "prosqa": (1, 6, False, 5, 5), "gsm8k": (2, 3, True, 6, 3)}.items():
+        s = complete({"task": task, "init": "gpt2"})
+        assert (s.c_thought, s.max_latent_stage, s.extra_stage) == (c_thought, stages, extra)
+        assert (s.epochs_stage_0, s.epochs_per_stage, s.epochs) == (first, later, 50)
+        assert (s.batch_size, s.learning_rate, s.weight_decay, s.grad_clip) == (128, 1e-4, 0.01, 0)
+    assert SCRATCH.keys() >= PAPER.keys()
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--task", "chess"], "invalid choice: 'chess'"),
+    (["--method", "magic"], "invalid choice: 'magic'"),
+    (["--epochs", "many"], "invalid int value: 'many'"),
+    (["--nodez", "3"], "unrecognized arguments: --nodez 3"),
+    (["--device", "abacus"], "no device abacus here"),
+    (["--data", "/nonexistent"], "cannot read /nonexistent"),
+    (["--data", "official"], "no ProntoQA files were released"),
+    (["--task", "gsm8k", "--data", "balanced"], "balanced must be off for gsm8k"),
+    (["--init", "gpt3"], "no weights at gpt3: name a file, or gpt2"),
+    (["--hops", "7"], "hops must be 1..6"),
+    (["--nodes", "20"], "--nodes would change nothing"),
+    (["--method", "cot", "--c_thought", "2"], "--c_thought would change nothing"),
+    (["--method", "no_cot", "--uniform_prob", ".1"], "--uniform_prob would change nothing"),
+    (["--init", "gpt2", "--n_layer", "3"], "--n_layer would change nothing"),
+    (["--n_embd", "30"], "--n_embd 30 must be a multiple of --n_head"),
+    (["--batch_size", "0"], "--batch_size must be more than 0"),
+    (["--learning_rate", "nan"], "--learning_rate must be more than 0"),
+    (["--uniform_prob", "2"], "--uniform_prob is a probability"),
+    (["--block_size", "50"], "raise --block_size"),
+    (["--resume"], "nothing to resume: there is no"),
+])
+def test_a_wrong_option_gets_one_sentence(tmp_path, args, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train(*args, "--out_dir", tmp_path)
+    last = str(stop.value) if isinstance(stop.value.code, str) else capsys.readouterr().err
+    assert message in last and stop.value.code not in (0, None)
+    assert not (tmp_path / "ckpt.pt").exists()
+
+
+def test_a_run_is_never_overwritten_nor_resumed_as_another_one(tmp_path):
+    options = ["--task", "prosqa", "--nodes", 8, *TINY, "--max_steps", 1, "--out_dir", tmp_path]
+    train(*options)
+    before = (tmp_path / "ckpt.pt").read_bytes()
+    with pytest.raises(SystemExit, match="holds a run: go on with it by --resume"):
+        train(*options)
+    with pytest.raises(SystemExit, match="--nodes is 9, but 8 in the run of"):
+        train("--task", "prosqa", "--nodes", 9, "--out_dir", tmp_path, "--resume")
+    assert (tmp_path / "ckpt.pt").read_bytes() == before
+
+
+def test_problems_longer_than_the_block_are_left_out_and_counted(tmp_path, capsys):
+    train("--task", "prosqa", "--nodes", 8, *TINY, "--block_size", 100, "--max_steps", 1,
+          "--out_dir", tmp_path)
+    assert "problems: they need more than 100 tokens" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------
+# The scripts, and real data
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    out_dir = tmp_path_factory.mktemp("run")
+    done = run("train.py", "--task", "prontoqa", "--hops", 1, *TINY, *STAGES, "--out_dir", out_dir)
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stdout and "test accuracy" in done.stdout
+    return out_dir / "ckpt.pt"
+
+
+def test_sample_shows_each_thought_and_whether_the_answer_is_right(finished_run):
+    done = run("sample.py", "--ckpt", finished_run, "--index", 2, "--top", 3)
+    assert done.returncode == 0, done.stderr
+    thoughts = [line for line in done.stdout.splitlines() if line.startswith("thought")]
+    assert len(thoughts) == 2 and all("norm" in line for line in thoughts)
+    assert "right" in done.stdout or "wrong" in done.stdout
+    fewer = run("sample.py", "--ckpt", finished_run, "--index", 2, "--n_thoughts", 1)
+    assert fewer.stdout.count("\nthought ") == 1 and "1 thought," in fewer.stdout
+
+
+def test_sample_answers_questions_of_ones_own(finished_run):
+    question = "Every cat is a zebra. Rex is a cat. True or false: Rex is blue."
+    assert question in run("sample.py", "--ckpt", finished_run, "--question", question).stdout
+    done = run("sample.py", "--ckpt", finished_run, stdin=f"{question}\nA second one?\n\n")
+    assert done.stdout.count("written") == 2, done.stderr
+
+
+@pytest.mark.parametrize("args, message", [
+    ([], "python train.py --task prontoqa` makes one"),
+    (["--ckpt", "LICENSE"], "cannot read LICENSE"),
+    (["--ckpt", "{run}", "--index", "6"], "--index must be 0 to 5"),
+    (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "-1"], "argument --n_thoughts: invalid count value: '-1'"),
+    (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "900"], "do not fit into block_size"),
+    (["--init", "gpt2"], "--init needs a --question"),
+])
+def test_a_wrong_question_gets_one_sentence(finished_run, tmp_path, args, message):
+    args = [arg.replace("{run}", str(finished_run)) for arg in args]
+    if not args:
+        args = ["--ckpt", tmp_path / "ckpt.pt"]
+    done = run("sample.py", *args)
+    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "gpt2"])
+@pytest.mark.parametrize("task, name", [
+    ("prosqa", "prosqa_valid.json"), ("gsm8k", "gsm8k_aug_valid.txt"),
+    ("prontoqa", "prontoqa_5hop_raw.json"),
+])
+def test_real_problems_are_trained_on_evaluated_and_sampled(tmp_path, real_data, task, name, tokenizer,
+                                                            request, capsys):
+    if tokenizer == "gpt2":
+        request.getfixturevalue("needs_gpt2_vocabulary")
+    result = train("--task", task, "--data", real_data / name, "--tokenizer", tokenizer, *TINY, *STAGES,
+                   "--block_size", 640, "--max_steps", 4, "--out_dir", tmp_path)
+    assert result["step"] == 4 and result["stage"] == 1 and math.isfinite(result["test_loss"])
+    import sample
+    sample.main(["--ckpt", str(tmp_path / "ckpt.pt"), "--index", "1", "--max_new_tokens", "5"])
+    assert "thought 1" in capsys.readouterr().out
+
+
+def test_gpt2s_weights_get_the_new_tokens_and_train(tmp_path, needs_gpt2_vocabulary, capsys):
+    """A file with the layout of the released one, tiny but for its 50,257 rows; then plain text."""
+    from test_model import released_file
+    torch.save(released_file(1, 64, 50257, 256), tmp_path / "pytorch_model.bin")
+    train("--task", "gsm8k", "--init", tmp_path / "pytorch_model.bin", "--n_train", 4, "--n_valid", 2,
+          "--n_test", 2, "--max_steps", 1, "--max_new_tokens", 3, "--out_dir", tmp_path / "run",
+          "--learning_rate", 1e-12)
+    _, model, enc = load_run(tmp_path / "run" / "ckpt.pt")
+    assert model.config.vocab_size == enc.n_vocab == 50261
+    torch.testing.assert_close(model.wte.weight[50257:],
+                               model.wte.weight[enc.encode_single_token("<<")].expand(4, -1))
+    import sample
+    sample.main(["--init", str(tmp_path / "pytorch_model.bin"), "--question", "Once upon",
+                 "--max_new_tokens", "3"])
+    assert "Once upon" in capsys.readouterr().out
