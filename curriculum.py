@@ -53,7 +53,7 @@ METHODS = {
 
 class Markers(NamedTuple):
     """Ids of the special tokens. A pause is an ordinary token with a learned embedding; a thought's
-    id only holds its place, and never reaches the model."""
+    id only holds its place, and its embedding is always replaced."""
     bot: int
     eot: int
     thought: int
@@ -75,12 +75,12 @@ class Curriculum:
 
 
 def last_stage(c):
-    """The stage at which the schedule of Curriculum c arrives, counted from 0."""
+    """The last stage of the schedule, counted from 0."""
     steps = METHODS[c.method].steps
     if steps == "none":
         return 0
     if steps == "all":
-        return c.max_latent_stage + 1
+        return c.max_latent_stage + 1  # beyond the last that writes any step
     if steps == "tokens":
         return c.icot_all_beyond // c.icot_tokens + 1
     return c.max_latent_stage + c.extra_stage
@@ -110,13 +110,13 @@ def prompt(question, k, method, markers):
     return [*question, markers.bot, *[getattr(markers, fill)] * k, markers.eot]
 
 
-def written(steps, stage, c, rng=None):
+def steps_left(steps, stage, c, rng=None):
     """The ids of the steps that are still written at this stage; beyond the last, of none."""
     if METHODS[c.method].steps == "tokens":
         removed = stage * c.icot_tokens
         if removed > c.icot_all_beyond:
             return []
-        if rng:  # removal smoothing: floor(Exp(rate)) is o with a chance ~ exp(-rate * o)
+        if rng and stage:  # removal smoothing: floor(Exp(rate)) is o with chance ~ exp(-rate * o)
             removed += int(rng.expovariate(c.icot_smoothing))
         return [token for step in steps for token in step][removed:]
     if stage > c.max_latent_stage:
@@ -133,5 +133,5 @@ def build(example, stage, c, markers, rng=None):
     if rng and rng.random() < c.uniform_prob:
         stage = rng.randint(0, len(example.steps))
     given = prompt(example.question, n_thoughts(stage, c), c.method, markers)
-    learned = written(example.steps, stage, c, rng) + list(example.answer)
+    learned = steps_left(example.steps, stage, c, rng) + list(example.answer)
     return given + learned, [NO_LOSS] * len(given) + learned

@@ -23,6 +23,7 @@ Two more formats are read as they are: GSM8k-Aug's lines, and the JSON of Pronto
 `python data.py prosqa problems.json` writes generated problems (tasks.py), for you to look at.
 """
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -63,7 +64,7 @@ def read_examples(path):
         if isinstance(records, dict):
             records = [prontoqa_record(raw) for raw in records.values()]
     else:
-        records = [gsm8k_record(line) for line in text.splitlines() if line.count("||") == 1]
+        records = [gsm8k_record(line) for line in text.split("\n") if line.count("||") == 1]
     if not records:
         raise ValueError(f"{path} holds no problems, neither [{{question, steps, answer}}, ..] "
                          "nor lines `question||<<a=b>> .. #### answer`")
@@ -101,19 +102,20 @@ def prontoqa_record(raw):
         return None
 
 
-def load_splits(source, task, size, seed, n_train, n_valid, n_test):
+def load_splits(source, task, size, mixed_size, seed, n_train, n_valid, n_test):
     """(train, valid, test): a function from epoch to list of Examples, and two such lists.
 
-    source: "generated" or "balanced" (see tasks.py; fresh problems in every epoch), "official" (the
-    released files, downloaded once), a folder with train, valid and test files, or a single file,
-    split by position as the official code splits ProntoQA, 90 : 2 : 8. n_* cut what files hold, if
-    not 0. Raises ValueError for what cannot be had.
+    source: "generated" or "balanced" (see tasks.py; new problems every epoch, for training also of
+    mixed size), "official" (the released files, downloaded once), a folder with train, valid and
+    test files, or a single file, split by position as officially ProntoQA is, 90 : 2 : 8. n_* cut
+    what files hold, if not 0. Raises ValueError for what cannot be had.
     """
     if source in ("generated", "balanced"):
-        def generate(split, n, epoch=0):
-            records = problems(task, n, seed, split, epoch, source == "balanced", **size)
+        def generate(split, n, epoch=0, mixed_size=False):
+            balanced = source == "balanced"
+            records = problems(task, n, seed, split, epoch, balanced, mixed_size, **size)
             return [Example(r["question"], r["steps"], r["answer"]) for r in records]
-        return (lambda epoch: generate("train", n_train, epoch),
+        return (lambda epoch: generate("train", n_train, epoch, mixed_size),
                 generate("valid", n_valid), generate("test", n_test))
     if source == "official":
         source = download_official(task)
@@ -121,10 +123,11 @@ def load_splits(source, task, size, seed, n_train, n_valid, n_test):
         parts = [read_examples(find_split(source, task, s)) for s in ("train", "valid", "test")]
     else:
         whole = read_examples(source)
-        a, b = round(0.90 * len(whole)), round(0.92 * len(whole))
+        a = round(0.90 * len(whole))
+        b = max(a + 1, round(0.92 * len(whole)))
         parts = [whole[:a], whole[a:b], whole[b:]]
         if not all(parts):
-            raise ValueError(f"{source} holds {len(whole)} problems: 25 or more can be split")
+            raise ValueError(f"{source} has {len(whole)} problems, too few to split 90 : 2 : 8")
     train, valid, test = (part[:n or None] for part, n in zip(parts, (n_train, n_valid, n_test)))
     return (lambda epoch: train), valid, test
 
@@ -169,6 +172,9 @@ def download_official(task, folder="data"):
             except (OSError, RuntimeError) as error:
                 raise ValueError(f"could not download {url} ({error}): put the file at {path} "
                                  "yourself, or use --data generated") from None
+            if sha256 is None:
+                with open(path, "rb") as file:
+                    print("unchecked, SHA-256", hashlib.file_digest(file, "sha256").hexdigest())
     return folder
 
 
@@ -176,8 +182,9 @@ def download_official(task, folder="data"):
 # Tokens
 
 END, SPECIAL = "<|endoftext|>", ["<|bot|>", "<|eot|>", "<|thought|>", "<|pause|>"]  # as Markers
-# The answer's mark, GSM8k-Aug's brackets, a word with the space before it, a digit, any other one.
-WORDS = r"### |<<|>>| ?[^\W\d_]+|\d|\s|[^\s]"
+# The answer's mark, GSM8k-Aug's brackets, a verb with its article or "not" (so that subject and
+# property stand at a fixed distance), a word with the space before it, a digit, anything else.
+WORDS = r"### |<<|>>| (?:is|are)(?: not| an?)?\b| ?[^\W\d_]+|\d|\s|[^\s]"
 
 
 def word_encoding(texts, max_words=8000):
@@ -209,7 +216,7 @@ def encoding_state(enc):
             "special_tokens": enc._special_tokens}
 
 
-def markers(enc):
+def markers_of(enc):
     return Markers(*(enc._special_tokens[name] for name in SPECIAL))
 
 

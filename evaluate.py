@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from curriculum import METHODS, NO_LOSS, build, n_thoughts, prompt
-from data import collate, encode, is_correct, markers
+from data import collate, encode, is_correct, markers_of
 from model import GPT, GPTConfig, generate, think, torch_load
 
 
@@ -27,8 +27,8 @@ def count_learned(sequences):
 
 def answers(model, prompts, enc, max_new_tokens):
     """What the model writes after each prompt (a list of ids): texts, and lengths in tokens."""
-    sequences = [(ids, ids) for ids in prompts]
-    ids, _, thought, real = collate(sequences, markers(enc).thought, model.wte.weight.device)
+    sequences = [(ids, ids) for ids in prompts]  # nothing is learned: any targets will do
+    ids, _, thought, real = collate(sequences, markers_of(enc).thought, model.wte.weight.device)
     rows = generate(model, ids, thought, real, max_new_tokens, enc.eot_token)
     return [enc.decode(row) for row in rows], [len(row) for row in rows]
 
@@ -42,7 +42,7 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
     problem at a time.
     """
     model.eval()
-    marks, k = markers(enc), n_thoughts(stage, c)
+    marks, k = markers_of(enc), n_thoughts(stage, c)
     nats = learned = correct = tokens = 0
     encoded = [(encode(example, enc), example.answer) for example in examples]
     encoded.sort(key=lambda pair: len(pair[0].question))  # little padding
@@ -73,10 +73,11 @@ def load_run(path, device="cpu", dropout=0.0):
 def pick_device(name):
     """The torch.device of a name; auto is the fastest there is. ValueError if it cannot be used."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise ValueError(f"no device {name} here ({reason}): try --device cpu") from None
     return torch.device(name)

@@ -102,9 +102,9 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self):
-        """GPT-2's initialisation, its 0.02 kept in proportion to the width, but for the embeddings:
-        those start larger, and positions as sinusoids of the same size. Small models trained from
-        scratch then learn to look things up in a fraction of the steps."""
+        """GPT-2's initialisation, its 0.02 times sqrt(768 / C) at other widths, except that a token
+        and a position both start with norm 1, the positions as sinusoids: small models learn faster
+        from there."""
         C, n_layer = self.config.n_embd, self.config.n_layer
         for name, p in self.named_parameters():
             if name.endswith("bias"):
@@ -178,7 +178,7 @@ class GPT(nn.Module):
 # --------------------------------------------------------------------------------------------------
 # Coconut
 
-def columns_seen(real):
+def positions_and_mask(real):
     """real (B, T) bool -> pos (B, T) long and mask (B, 1, T, T) bool, for GPT.forward.
 
     Real columns count 0, 1, 2 .. wherever the padding stands, and never look at it.
@@ -186,8 +186,8 @@ def columns_seen(real):
     T = real.size(1)
     pos = (real.cumsum(dim=1) - 1).clamp(min=0)
     causal = torch.ones(T, T, dtype=torch.bool, device=real.device).tril()
-    itself = torch.eye(T, dtype=torch.bool, device=real.device)  # or padding's softmax is empty
-    mask = causal & real[:, None, :] | itself  # (B, T, T)
+    itself = torch.eye(T, dtype=torch.bool, device=real.device)
+    mask = (causal & real[:, None, :]) | itself  # (B, T, T); itself, or padding would see nothing
     return pos, mask[:, None]
 
 
@@ -203,7 +203,7 @@ def think(model, ids, thought, real, return_past=False):
     if longest > model.config.block_size:
         raise ValueError(f"{longest} tokens do not fit into block_size {model.config.block_size}")
     assert not thought[:, 0].any(), "a thought needs a column before it"
-    pos, mask = columns_seen(real)
+    pos, mask = positions_and_mask(real)
     x = model.embed(ids)  # (B, T, C)
 
     # A pass ends before each column that is a thought in some row: its input is not known earlier.
@@ -235,22 +235,22 @@ def generate(model, ids, thought, real, max_new_tokens, end_id):
     hidden, past = think(model, ids, thought, real, return_past=True)
     last_column = (real * torch.arange(T, device=real.device)).argmax(dim=1)
     hidden = hidden[torch.arange(B, device=ids.device), last_column]  # (B, C)
-    pos = real.sum(dim=1)  # (B,) the next token's position in each row
-    room = model.config.block_size - int(pos.max()) + 1
+    pos = real.sum(dim=1)  # (B,) the position of each row's next token
+    last_pos = model.config.block_size - 1
+    room = (last_pos + 2 - pos).clamp(max=max_new_tokens)  # (B,) the last one needs no position
 
-    new, done = ids[:, :0], torch.zeros(B, dtype=torch.bool, device=ids.device)
-    for _ in range(min(max_new_tokens, room)):
+    new, done = ids[:, :0], room == 0
+    while not done.all():
         if new.size(1):
             real = torch.cat([real, ~done[:, None]], dim=1)
             x = model.embed(token)[:, None]  # (B, 1, C)
-            hidden, past = model(x, pos[:, None], real[:, None, None, :], past)
+            hidden, past = model(x, pos.clamp(max=last_pos)[:, None], real[:, None, None, :], past)
             hidden, pos = hidden[:, -1], pos + 1
         token = model.lm_head(hidden).argmax(dim=-1)  # (B,)
         new = torch.cat([new, token[:, None]], dim=1)
-        done = done | (token == end_id)
-        if done.all():
-            break
-    return [row[:row.index(end_id)] if end_id in row else row for row in new.tolist()]
+        done = done | (token == end_id) | (new.size(1) == room)
+    rows = [row[:most] for row, most in zip(new.tolist(), room.tolist())]
+    return [row[:row.index(end_id)] if end_id in row else row for row in rows]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -275,18 +275,21 @@ def read_gpt2(source, n_head=None):
     unused = re.compile(r"\.attn\.(masked_)?bias$|^embedding\.weight$")
     tensors = {prefix.sub("", str(name)): tensor for name, tensor in tensors.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not unused.search(name)}
-    if not all(torch.is_tensor(tensors.get(name)) for name in ("wte.weight", "wpe.weight")):
-        raise ValueError(f"{source} holds no GPT-2: it lacks the tensors wte.weight and wpe.weight")
+    for name in ("wte.weight", "wpe.weight"):
+        if not torch.is_tensor(tensors.get(name)) or tensors[name].dim() != 2:
+            raise ValueError(f"{source} holds no GPT-2: it has no matrix {name}")
     for name, tensor in tensors.items():
-        if re.search(r"c_(attn|proj|fc)\.weight$", name):
+        if re.search(r"c_(attn|proj|fc)\.weight$", name) and tensor.dim() == 2:
             tensors[name] = tensor.t()  # OpenAI's Conv1D keeps (in, out), nn.Linear (out, in)
     head = tensors.setdefault("lm_head.weight", tensors["wte.weight"])
     if not torch.equal(head, tensors["wte.weight"]):
         raise ValueError(f"{source} is no GPT-2: its lm_head.weight is not tied to wte.weight")
     (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
     n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
-    config = GPTConfig(block_size, vocab_size, n_layer, n_head or max(1, n_embd // 64), n_embd)
-    return tensors, config
+    n_head = n_head or max(1, n_embd // 64)
+    if n_embd % n_head:
+        raise ValueError(f"{source}: its width {n_embd} cannot be divided among {n_head} heads")
+    return tensors, GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd)
 
 
 def locate_gpt2(name_or_path):

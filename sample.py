@@ -17,7 +17,7 @@ import time
 import torch
 
 from curriculum import METHODS, n_thoughts, prompt
-from data import collate, gpt2_encoding, is_correct, load_splits, markers
+from data import collate, gpt2_encoding, is_correct, load_splits, markers_of
 from evaluate import answers, load_run, pick_device
 from model import GPT, think
 from settings import Settings
@@ -26,7 +26,7 @@ from settings import Settings
 @torch.no_grad()
 def nearest_tokens(model, ids, enc, top):
     """[(norm, [(token, probability), ..]), ..]: for each thought of a prompt its `top` tokens."""
-    ids, _, thought, real = collate([(ids, ids)], markers(enc).thought, model.wte.weight.device)
+    ids, _, thought, real = collate([(ids, ids)], markers_of(enc).thought, model.wte.weight.device)
     hidden = think(model, ids, thought, real)[0]  # (T, C)
     thoughts = hidden[thought[0].nonzero().flatten() - 1]  # (K, C): states of the columns before
     best = model.lm_head(thoughts).softmax(dim=-1).topk(top)  # (K, top)
@@ -38,7 +38,7 @@ def nearest_tokens(model, ids, enc, top):
 def ask(model, enc, method, question, k, top, max_new_tokens, answer=None):
     """Print a question, its k thoughts, what the model writes and whether that is the answer."""
     print(f"question   {question}")
-    ids = prompt(enc.encode_ordinary(question + "\n"), k, method, markers(enc))
+    ids = prompt(enc.encode_ordinary(question + "\n"), k, method, markers_of(enc))
     fill = METHODS[method].fill or "thought"
     if fill == "thought":
         for number, (norm, tokens) in enumerate(nearest_tokens(model, ids, enc, top), start=1):
@@ -57,7 +57,8 @@ def ask(model, enc, method, question, k, top, max_new_tokens, answer=None):
 def ask_checkpoint(args):
     """Answer the test problem, the question, or the questions from the keyboard."""
     if not os.path.exists(args.ckpt):
-        raise ValueError(f"no checkpoint {args.ckpt}: `python train.py --task prontoqa` makes one")
+        raise ValueError(f"no checkpoint {args.ckpt}: `python train.py --task prontoqa` makes one, "
+                         "in the folder that it names at its end")
     ckpt, model, enc = load_run(args.ckpt, pick_device(args.device))
     model.eval()
     s = Settings(**ckpt["settings"])
@@ -66,10 +67,11 @@ def ask_checkpoint(args):
         if not METHODS[s.method].fill:
             raise ValueError(f"--n_thoughts: the model was trained as {s.method}, without thoughts")
         k = args.n_thoughts
-    options = (k, min(args.top, enc.n_vocab), args.max_new_tokens or s.max_new_tokens)
+    most = s.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
+    options = (k, min(args.top, enc.n_vocab), most)
 
     if args.index is not None:
-        test = load_splits(s.data, s.task, s.size(), s.seed, s.n_train, s.n_valid, s.n_test)[2]
+        test = load_splits(s.data, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
         if args.index >= len(test):
             raise ValueError(f"--index must be 0 to {len(test) - 1}")
         ask(model, enc, s.method, test[args.index].question, *options, test[args.index].answer)
@@ -83,12 +85,13 @@ def ask_checkpoint(args):
 
 def complete_text(args):
     """Go on with --question as plain text, by a GPT-2 that knows no thoughts."""
-    if not args.question:
-        raise ValueError("--init needs a --question: the text to go on with")
+    if not args.question or args.n_thoughts is not None:
+        raise ValueError("--init needs a --question, the text to go on with, and has no thoughts")
     enc = gpt2_encoding()
     model = GPT.from_pretrained(args.init).to(pick_device(args.device)).eval()
     ids = enc.encode_ordinary(args.question)
-    (text,), _ = answers(model, [ids], enc, args.max_new_tokens or 100)
+    most = 100 if args.max_new_tokens is None else args.max_new_tokens
+    (text,), _ = answers(model, [ids], enc, most)
     print(args.question + text)
 
 
@@ -102,8 +105,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Ask a trained model, and watch its thoughts.")
     add = parser.add_argument
     add("--ckpt", default="out/prontoqa-coconut/ckpt.pt", help="of a run (default: %(default)s)")
-    add("--index", type=count, help="which test problem to ask, from 0")
-    add("--question", help="your own question")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--index", type=count, help="which test problem to ask, from 0")
+    one.add_argument("--question", help="your own question")
     add("--n_thoughts", type=count, help="instead of as many as the run's last stage has")
     add("--top", type=count, default=4, help="tokens shown for each thought (default: %(default)s)")
     add("--max_new_tokens", type=count, help="most tokens written (default: as in training)")

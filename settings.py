@@ -20,7 +20,8 @@ class Settings:
     task: str = option("what to learn", "prontoqa", choices=list(SIZES))
     method: str = option("what takes the place of the steps", "coconut", choices=list(METHODS))
     data: str = option("generated, balanced, official, a folder or a file", "generated")
-    init: str = option("scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a file", "scratch")
+    init: str = option("scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl, a file like theirs (64 "
+                       "dimensions a head), or a checkpoint of train.py", "scratch")
     tokenizer: str = option("default: word from scratch, else gpt2", choices=["word", "gpt2"])
     out_dir: str = option("folder of the run (default: out/TASK-METHOD)")
     resume: bool = option("go on with the run in out_dir", False)
@@ -32,6 +33,7 @@ class Settings:
     nodes: int = option("generated ProsQA: nodes of a graph")
     max_value: int = option("generated arithmetic: largest number")
     most_steps: int = option("generated arithmetic: most steps")
+    mixed_size: bool = option("mix easier problems into generated training problems")
     n_train: int = option("training problems in an epoch; 0: all there are")
     n_valid: int = option("validation problems; 0: all there are")
     n_test: int = option("test problems; 0: all there are")
@@ -57,11 +59,12 @@ class Settings:
     micro_batch: int = option("problems at a time, to save memory (default: batch_size)")
     learning_rate: float = option("constant, but for warmup_steps")
     warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset")
+    beta2: float = option("of AdamW")
     weight_decay: float = option("of AdamW", 0.01)
     grad_clip: float = option("largest norm of the gradient; 0: no limit")
     reset_optimizer: bool = option("start AdamW anew at each stage, as the paper does", True)
     max_new_tokens: int = option("most tokens written in an evaluation")
-    max_steps: int = option("cut the run after so many steps, but still evaluate and save")
+    max_steps: int = option("cut the run at this step, but still evaluate and save")
 
     def size(self):
         """The size of generated problems, as tasks.problems takes it."""
@@ -79,24 +82,26 @@ SCRATCH = {
     "nodes":            (None,       10,       None),
     "max_value":        (None,       None,     99),
     "most_steps":       (None,       None,     3),
+    "mixed_size":       (True,       True,     False),
     "n_train":          (6400,       6400,     6400),
     "n_valid":          (200,        200,      200),
     "n_test":           (500,        500,      500),
-    "n_layer":          (3,          3,        3),
+    "n_layer":          (4,          4,        4),
     "n_head":           (4,          4,        4),
     "n_embd":           (128,        128,      128),
     "block_size":       (512,        512,      512),
     "dropout":          (0.0,        0.0,      0.0),
     "c_thought":        (1,          1,        1),
-    "max_latent_stage": (3,          2,        3),
-    "extra_stage":      (False,      False,    False),
-    "epochs_stage_0":   (10,         10,       10),
-    "epochs_per_stage": (2,          2,        2),
-    "epochs":           (16,         16,       18),
-    "icot_tokens":      (5,          5,        5),
+    "max_latent_stage": (3,          3,        3),
+    "extra_stage":      (False,      True,     False),
+    "epochs_stage_0":   (14,         14,       12),
+    "epochs_per_stage": (4,          3,        4),
+    "epochs":           (32,         32,       32),
+    "icot_tokens":      (4,          4,        4),
     "icot_all_beyond":  (39,         39,       39),
-    "batch_size":       (64,         64,       64),
-    "learning_rate":    (2e-3,       2e-3,     2e-3),
+    "batch_size":       (32,         32,       32),
+    "learning_rate":    (1e-3,       1e-3,     1e-3),
+    "beta2":            (0.98,       0.98,     0.98),
     "warmup_steps":     (50,         50,       50),
     "grad_clip":        (1.0,        1.0,      1.0),
     "max_new_tokens":   (128,        128,      64),
@@ -108,6 +113,7 @@ PAPER = {
     "nodes":            (None,       28,       None),
     "max_value":        (None,       None,     99999),
     "most_steps":       (None,       None,     5),
+    "mixed_size":       (False,      False,    False),
     "n_train":          (9000,       17886,    385620),
     "n_valid":          (200,        300,      500),
     "n_test":           (800,        500,      1319),
@@ -122,6 +128,7 @@ PAPER = {
     "icot_all_beyond":  (104,        72,       39),
     "batch_size":       (128,        128,      128),
     "learning_rate":    (1e-4,       1e-4,     1e-4),
+    "beta2":            (0.999,      0.999,    0.999),
     "warmup_steps":     (0,          0,        0),
     "grad_clip":        (0.0,        0.0,      0.0),
     "max_new_tokens":   (128,        128,      64),
@@ -152,18 +159,24 @@ def parse(argv=None):
     return vars(parser.parse_args(argv))
 
 
-def complete(given):
-    """Settings: the options given, the task's values for the rest. ValueError if they clash."""
+def complete(given, saved=None):
+    """Settings: the options given, the task's values for the rest. ValueError if they clash.
+
+    saved: the settings of the run whose checkpoint --init names, if so: they go before the tables.
+    """
     s = Settings(**given)
     column = TASKS.index(s.task)
     recipe = SCRATCH if s.init == "scratch" else PAPER
     if s.data not in ("generated", "balanced"):  # files: take all they hold
         recipe = recipe | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
     for name, values in recipe.items():
+        if getattr(s, name) is None and saved and saved["task"] == s.task:
+            setattr(s, name, saved[name])
         if getattr(s, name) is None:
             setattr(s, name, values[column])
     s.tokenizer = s.tokenizer or ("word" if s.init == "scratch" else "gpt2")
-    s.micro_batch = s.micro_batch or s.batch_size
+    if s.micro_batch is None:
+        s.micro_batch = s.batch_size
     s.out_dir = s.out_dir or f"out/{s.task}-{s.method}"
     check(s, given)
     return s
@@ -177,27 +190,28 @@ def check(s, given):
     others = " ".join(name for task in SIZES for name in SIZES[task] if task != s.task)
     for ignored, names, why in [
         (True, others, f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
-        (not generated, sizes, f"--data {s.data} holds the problems there are"),
-        (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has it"),
-        (not fill, "c_thought", "the method has no thoughts"),
-        (not fill and steps != "stage", "max_latent_stage", "the method has no thoughts"),
-        (steps != "stage", "extra_stage uniform_prob epochs_per_stage", "the method has no stages"),
-        (steps in ("all", "none"), "epochs_stage_0 reset_optimizer", "the method has one stage"),
+        (not generated, sizes + " mixed_size", f"--data {s.data} holds the problems there are"),
+        (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has its own"),
+        (not fill, "c_thought", f"--method {s.method} has no thoughts"),
+        (not fill and steps != "stage", "max_latent_stage", f"--method {s.method} has no thoughts"),
+        (steps != "stage", "extra_stage uniform_prob epochs_per_stage", "no stages of steps"),
+        (steps in ("all", "none"), "epochs_stage_0 reset_optimizer", f"{s.method} has one stage"),
         (steps != "tokens", "icot_tokens icot_all_beyond icot_smoothing", "it is for icot"),
     ]:
         for name in names.split():
             if ignored and name in given:
                 raise ValueError(f"--{name} would change nothing: {why}")
     positive = "n_layer n_head n_embd block_size c_thought epochs epochs_per_stage icot_tokens " \
-               "batch_size micro_batch learning_rate max_new_tokens max_steps"
+               "icot_smoothing batch_size micro_batch learning_rate max_new_tokens max_steps"
     counts = "n_train n_valid n_test"
     for name in (positive + " " + counts if generated else positive).split():
         if getattr(s, name) is not None and not getattr(s, name) > 0:
             raise ValueError(f"--{name} must be more than 0, not {getattr(s, name)}")
-    for name in ("epochs_stage_0", "max_latent_stage", "warmup_steps", "weight_decay", "grad_clip"):
-        if not getattr(s, name) >= 0:
-            raise ValueError(f"--{name} must not be negative, as {getattr(s, name)} is")
-    for name in ("dropout", "uniform_prob"):
+    not_negative = "seed epochs_stage_0 max_latent_stage warmup_steps weight_decay grad_clip"
+    for name in (not_negative + " " + counts).split():
+        if not 0 <= getattr(s, name) < 2**63:
+            raise ValueError(f"--{name} must be 0 or more, not {getattr(s, name)}")
+    for name in ("dropout", "uniform_prob", "beta2"):
         if not 0 <= getattr(s, name) <= 1:
             raise ValueError(f"--{name} is a probability, which {getattr(s, name)} is not")
     if s.init == "scratch" and s.n_embd % s.n_head:

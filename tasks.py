@@ -46,13 +46,14 @@ CONCEPTS = """bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus 
 POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # relative chance of k parents
 
 
-def draw_prosqa(rng, nodes, balanced=False):
+def draw_prosqa(rng, nodes, balanced=False, mixed_size=False):
     """Return (edges, path, distractor): a graph, a shortest way to the answer, the wrong option.
 
     The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
     below only the other: so depth alone betrays much. Balanced problems have both options at one
     depth and toss a coin for who is asked. Source: recovered from the released files.
     """
+    nodes = rng.randint(8, nodes) if mixed_size else nodes
     hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
     depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
     while True:
@@ -144,13 +145,15 @@ PROPERTIES = [family.split() for family in (  # no problem uses a family twice
     "slow moderate fast", "windy sunny overcast rainy snowy")]
 
 
-def draw_prontoqa(rng, hops, wording, balanced=False):
-    """Return (chain, is_a, negated, wording): who is what, and whose property has a "not".
+def draw_prontoqa(rng, hops, wording, balanced=False, mixed_size=False):
+    """Return (chain, is_a, negated, dropped, wording): who is what, whose property has a "not".
 
     The chain c1 -> c2 -> .. leads to the property asked about, every ci also to a dead end di;
     e1 -> e2 stands apart; the lure has the opposite property, and is mentioned once only, which
-    gives it away. Balanced problems mention it as often as the end of the chain.
+    gives it away. Balanced problems mention it as often as the end of the chain. In problems of
+    mixed size the chain may be shorter, and some, all or none of what distracts is dropped.
     """
+    hops, kept = (rng.randint(1, hops), 1.3 * rng.random()) if mixed_size else (hops, 1)
     chain = [f"c{i}" for i in range(1, hops + 1)]
     dead_ends = [f"d{i}" for i in range(1, hops + 1)]
     is_a = [*zip(chain, [*chain[1:], "top"]), *zip(chain, dead_ends), ("e1", "e2")]
@@ -159,11 +162,13 @@ def draw_prontoqa(rng, hops, wording, balanced=False):
     # Signs start at 1/3. The official generator redraws until a proof runs through the chain and
     # stops at its end, which favours properties without "not" on the way and with it at the end.
     chances = [0.277] * (hops - 1) + [0.4715] + [1 / 3] * (hops + 1)
-    owners = [*chain, *dead_ends, "e1"]
-    return chain, is_a, {o: rng.random() < chance for o, chance in zip(owners, chances)}, wording
+    negated = {owner: rng.random() < chance
+               for owner, chance in zip([*chain, *dead_ends, "e1"], chances)}
+    dropped = {label for label in [*dead_ends, "e1", "lure"] if kept < 1 and rng.random() > kept}
+    return chain, [pair for pair in is_a if not dropped & {*pair}], negated, dropped, wording
 
 
-def word_prontoqa(rng, chain, is_a, negated, wording):
+def word_prontoqa(rng, chain, is_a, negated, dropped, wording):
     """Return the record. A step is a conclusion and the rule applied next; the last one is bare."""
     labels = [*negated, "top", "e2", "lure", "x", "y", "z"]
     name = dict(zip(labels, rng.sample(PRONTO_CONCEPTS, len(PRONTO_CONCEPTS))))
@@ -182,8 +187,9 @@ def word_prontoqa(rng, chain, is_a, negated, wording):
         return f"{form} {name[label]} is {singular}."
 
     rules = {(low, high): rule(low, a(high), name[high] + "es") for low, high in is_a}
-    rules |= {label: rule(label, has[label], has[label]) for label in has}
-    facts = [f"{entity} is {a(label)}." for label in rng.sample([chain[0], "e1"], 2)]
+    rules |= {label: rule(label, has[label], has[label]) for label in has if label not in dropped}
+    facts = [f"{entity} is {a(label)}." for label in rng.sample([chain[0], "e1"], 2)
+             if label not in dropped]
     text = " ".join(rng.sample(list(rules.values()), len(rules)) + facts)
     truth = rng.random() < 0.5
     applied = [rules[pair] for pair in zip(chain, chain[1:])] + [rules[end]]
@@ -334,16 +340,18 @@ LIMITS = {
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
 
 
-def problems(task, n, seed, split="train", epoch=0, balanced=False, **size):
+def problems(task, n, seed, split="train", epoch=0, balanced=False, mixed_size=False, **size):
     """Return n records. Equal arguments give equal records on every machine.
 
     SIZES has the size keywords of each task with their official values, LIMITS their range; epoch
     gives fresh problems of the same split. Balanced problems lack the shortcuts of the official
-    ones. Raises ValueError, in a sentence, for what is unknown or out of range.
+    ones; mixed_size mixes in easier ones. Raises ValueError, in a sentence, for arguments that are
+    unknown or out of range.
     """
-    check(task, split, balanced, size)
+    check(task, split, balanced, mixed_size, size)
     draw, word = GENERATORS[task]
-    options = SIZES[task] | size | ({"balanced": True} if balanced else {})
+    variant = {"balanced": balanced, "mixed_size": mixed_size}
+    options = SIZES[task] | size | {name: True for name in variant if variant[name]}
     rng = random.Random(f"{task} {seed} {split} {epoch}")
     records = []
     for _ in range(n):
@@ -362,7 +370,7 @@ def split_of(question):
     return SPLITS[zlib.crc32(" ".join(sorted(facts)).encode()) % len(SPLITS)]
 
 
-def check(task, split, balanced, size):
+def check(task, split, balanced, mixed_size, size):
     """Raise ValueError for arguments that `problems` cannot serve."""
     if task not in SIZES:
         raise ValueError(f"task must be one of {', '.join(SIZES)} (got {task!r})")
@@ -370,6 +378,8 @@ def check(task, split, balanced, size):
         raise ValueError(f"split must be train, valid or test (got {split!r})")
     if balanced and task == "gsm8k":
         raise ValueError("balanced must be off for gsm8k: only prosqa and prontoqa have it")
+    if mixed_size and task == "gsm8k":
+        raise ValueError("mixed_size must be off for gsm8k: its problems are of mixed size anyway")
     for name, value in size.items():
         if name not in SIZES[task]:
             raise ValueError(f"{name} is no size of {task}, which has {', '.join(SIZES[task])}")

@@ -3,7 +3,7 @@ Train a model to reason in continuous thoughts: one loop for three tasks and eig
 
     python train.py --task prontoqa               from scratch, on any machine, nothing to download
     python train.py --task prosqa --method cot    a baseline; curriculum.py shows all eight methods
-    python train.py --task gsm8k --init gpt2      the paper's recipe, on OpenAI's GPT-2
+    python train.py --task prosqa --init gpt2 --data official      the paper's, on OpenAI's GPT-2
     python train.py --task prosqa --resume        go on with a run that was cut
 
 Each epoch belongs to a stage. A new stage replaces one more step of every chain by thoughts, so the
@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from curriculum import METHODS, NO_LOSS, build, n_thoughts, stage_at
-from data import batches, encode, encoding_state, gpt2_encoding, load_splits, markers
-from data import text_of, word_encoding
+from curriculum import METHODS, NO_LOSS, build, last_stage, n_thoughts, prompt, stage_at
+from data import (batches, encode, encoding_state, gpt2_encoding, load_splits, markers_of, text_of,
+                  word_encoding)
 from evaluate import batch_loss, count_learned, evaluate, load_run, pick_device
 from model import GPT, GPTConfig, torch_load
-from settings import Settings, complete, parse
+from settings import Settings, check, complete, parse
 
 ON_TERMINAL = sys.stdout.isatty()
 LINE_START = "\r\033[K" if ON_TERMINAL else ""  # erases the progress line
@@ -54,23 +54,33 @@ def start_model(s, texts):
         enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(texts)
         sizes = (s.block_size, enc.n_vocab, s.n_layer, s.n_head, s.n_embd, s.dropout)
         return GPT(GPTConfig(*sizes)), enc
-    if os.path.isfile(s.init) and "settings" in torch_load(s.init):  # a checkpoint of ours
+    if saved_settings(s.init):
         return load_run(s.init, dropout=s.dropout)[1:]
     model = GPT.from_pretrained(s.init, dropout=s.dropout)
     enc = gpt2_encoding()
+    if not 50257 <= model.config.vocab_size <= enc.n_vocab:
+        raise ValueError(f"{s.init} has {model.config.vocab_size} tokens, which are not GPT-2's")
     model.grow_vocab(enc.n_vocab, like=enc.encode_single_token("<<"))  # as official run.py:145-157
     return model, enc
 
 
+def saved_settings(path):
+    """The settings in a checkpoint of train.py; None if the path is anything else."""
+    saved = torch_load(path) if os.path.isfile(path) else None
+    return saved["settings"] if isinstance(saved, dict) and "settings" in saved else None
+
+
 def new_optimizer(s, model):
-    return torch.optim.AdamW(model.parameters(), s.learning_rate, weight_decay=s.weight_decay)
+    return torch.optim.AdamW(model.parameters(), s.learning_rate, betas=(0.9, s.beta2),
+                             weight_decay=s.weight_decay)
 
 
 def start(s):
     """All that `train` needs besides Settings, for a new run or a resumed one."""
     torch.manual_seed(s.seed)
     device = pick_device(s.device)
-    splits = load_splits(s.data, s.task, s.size(), s.seed, s.n_train, s.n_valid, s.n_test)
+    splits = load_splits(s.data, s.task, s.size(), s.mixed_size, s.seed,
+                         s.n_train, s.n_valid, s.n_test)
     if not s.resume:
         model, enc = start_model(s, [text_of(example) for example in splits[0](0)])
         model.to(device)
@@ -79,8 +89,8 @@ def start(s):
     optimizer = new_optimizer(s, model)
     optimizer.load_state_dict(ckpt["optimizer"])
     torch.set_rng_state(ckpt["rng"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(ckpt["cuda_rng"])
+    if device.type == "cuda" and "cuda_rng" in ckpt:  # a run may have moved from a CPU
+        torch.cuda.set_rng_state(ckpt["cuda_rng"], device)
     return splits, model, enc, optimizer, Run(**ckpt["run"])
 
 
@@ -90,22 +100,23 @@ def save(s, run, model, optimizer, enc):
             "config": asdict(model.config), "model": model.state_dict(),
             "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
     if model.wte.weight.is_cuda:
-        ckpt["cuda_rng"] = torch.cuda.get_rng_state()
-    replace(os.path.join(s.out_dir, "ckpt.pt"), "wb", lambda file: torch.save(ckpt, file))
+        ckpt["cuda_rng"] = torch.cuda.get_rng_state(model.wte.weight.device)
+    write_whole(os.path.join(s.out_dir, "ckpt.pt"), "wb", lambda file: torch.save(ckpt, file))
 
 
 def save_metrics(s, run, *results):
     """Write out_dir/metrics.jsonl: a line on the run itself, one for each epoch, the results."""
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    cuda = torch.cuda.is_available() and s.device not in ("cpu", "mps")
+    machine = torch.cuda.get_device_name() if cuda else platform.processor()
     header = {"settings": asdict(s), "machine": machine or platform.machine(),
               "threads": torch.get_num_threads(), "python": platform.python_version(),
               "torch": torch.__version__}
     text = "".join(json.dumps(line) + "\n" for line in [header, *run.history, *results])
-    replace(os.path.join(s.out_dir, "metrics.jsonl"), "w", lambda file: file.write(text))
+    write_whole(os.path.join(s.out_dir, "metrics.jsonl"), "w", lambda file: file.write(text))
 
 
-def replace(path, mode, write):
-    """Let write(file) make a new version of a file; a crash on the way leaves the old one whole."""
+def write_whole(path, mode, write):
+    """Let write(file) make a new version of a file; a crash on the way leaves the old one."""
     with open(path + ".tmp", mode) as file:
         write(file)
         file.flush()
@@ -120,7 +131,7 @@ def announce(stage, s, example, enc):
     """Say what a new stage trains, on one example, split where the loss begins."""
     c = s.curriculum()
     k, fill = n_thoughts(stage, c), METHODS[c.method].fill or "thought"
-    ids, targets = build(encode(example, enc), stage, c, markers(enc))
+    ids, targets = build(encode(example, enc), stage, c, markers_of(enc))
     start = targets.count(NO_LOSS)
     print(f"\nstage {stage} of {s.method}: {k} {fill}{'' if k == 1 else 's'}\n"
           f"  given    {enc.decode(ids[:start])!r}\n  learned  {enc.decode(ids[start:])!r}\n")
@@ -129,26 +140,27 @@ def announce(stage, s, example, enc):
 def progress(s, run, steps_in_epoch):
     """On a terminal one line, rewritten at every step; in a pipe a plain line now and then."""
     total = min(s.epochs * steps_in_epoch, s.max_steps or sys.maxsize)
-    left = (total - run.step) * run.seconds / run.step
+    left = round((total - run.step) * run.seconds / run.step)
     line = (f"epoch {run.epoch + 1}/{s.epochs}  stage {run.stage}  step {run.step}/{total}  "
             f"loss {run.nats / run.learned:.4f}  {run.step / run.seconds:.2f} steps/s  "
-            f"{left // 60:.0f}:{left % 60:02.0f} left")
+            f"{left // 60}:{left % 60:02} left")
     if ON_TERMINAL:
         print(LINE_START + line, end="", flush=True)
     elif run.step % 50 == 0:
         print(line, flush=True)
 
 
-def fitting(examples, enc, s, block_size):
+def drop_too_long(examples, enc, c, block_size):
     """The Examples that fit into the block at every stage; says how many do not."""
+    most = len(prompt([], n_thoughts(last_stage(c), c), c.method, markers_of(enc)))
+
     def length(example):
         question, steps, answer = encode(example, enc)
-        most_thoughts = s.max_latent_stage * s.c_thought + 2
-        return len(question) + most_thoughts + sum(map(len, steps)) + len(answer)
+        return len(question) + most + sum(map(len, steps)) + len(answer)
 
     kept = [example for example in examples if length(example) <= block_size]
     if not kept:
-        raise SystemExit(f"train.py: no problem fits into {block_size} tokens: raise --block_size")
+        raise SystemExit(f"train.py: no problem fits into a block of {block_size} tokens")
     if len(kept) < len(examples):
         print(f"left out {len(examples) - len(kept)} of {len(examples)} problems: "
               f"they need more than {block_size} tokens")
@@ -161,14 +173,14 @@ def fitting(examples, enc, s, block_size):
 def train(s, splits, model, enc, optimizer, run):
     """Take a run through its curriculum; returns its results on the test split."""
     train_split, valid, test = splits
-    c, marks, block_size = s.curriculum(), markers(enc), model.config.block_size
-    valid, test = fitting(valid, enc, s, block_size), fitting(test, enc, s, block_size)
+    c, marks, block_size = s.curriculum(), markers_of(enc), model.config.block_size
+    valid, test = (drop_too_long(split, enc, c, block_size) for split in (valid, test))
     began = time.perf_counter() - run.seconds
     cut = False
 
     while run.epoch < s.epochs and not cut:
         stage = stage_at(run.epoch, c)
-        examples = fitting(train_split(run.epoch), enc, s, block_size)
+        examples = drop_too_long(train_split(run.epoch), enc, c, block_size)
         if stage != run.stage:
             announce(stage, s, examples[0], enc)
             run.stage = stage
@@ -178,6 +190,8 @@ def train(s, splits, model, enc, optimizer, run):
         rng = random.Random(f"epoch {run.epoch} seed {s.seed}")
         sequences = [build(encode(example, enc), stage, c, marks, rng) for example in examples]
         epoch_batches = batches(sequences, s.batch_size, rng)
+        if run.batch > len(epoch_batches):
+            raise SystemExit(f"train.py: {s.data} has fewer problems than when the run began")
         model.train()
         for batch in epoch_batches[run.batch:]:
             learned = count_learned(batch)
@@ -220,14 +234,14 @@ def train(s, splits, model, enc, optimizer, run):
     save_metrics(s, run, line)
     print(f"\ntest accuracy {result['accuracy']:.1%} on {len(test)} problems never trained on, at "
           f"stage {run.stage}, with {result['tokens']:.1f} tokens a problem")
-    if cut:
+    if run.epoch < s.epochs:
         print(f"go on:  python train.py --out_dir {s.out_dir} --resume")
     print(f"look:   python sample.py --ckpt {os.path.join(s.out_dir, 'ckpt.pt')} --index 0")
     return line
 
 
 def settings_of_new_run(given):
-    s = complete(given)
+    s = complete(given, saved_settings(given.get("init", "scratch")))
     if os.path.exists(os.path.join(s.out_dir, "ckpt.pt")):
         raise ValueError(f"{s.out_dir} holds a run: go on with it by --resume, or name another "
                          "folder by --out_dir")
@@ -242,14 +256,21 @@ def settings_of_new_run(given):
 def settings_of_resumed_run(given):
     """Those of the checkpoint. ValueError if an option contradicts them; a few are free."""
     free = {"resume", "out_dir", "device", "epochs", "micro_batch", "max_steps"}
-    path = os.path.join(complete(given | {"resume": False}).out_dir, "ckpt.pt")
+    task, method = given.get("task", Settings.task), given.get("method", Settings.method)
+    out_dir = given.get("out_dir") or f"out/{task}-{method}"
+    path = os.path.join(out_dir, "ckpt.pt")
     if not os.path.exists(path):
         raise ValueError(f"nothing to resume: there is no {path}")
-    saved = load_run(path)[0]["settings"]
+    ckpt = load_run(path)[0]
+    saved, steps = ckpt["settings"], ckpt["run"]["step"]
     for name, value in given.items():
         if name not in free and value != saved[name]:
             raise ValueError(f"--{name} is {value}, but {saved[name]} in the run of {path}")
-    return Settings(**saved | {"max_steps": None} | given)
+    if given.get("max_steps", steps + 1) <= steps:
+        raise ValueError(f"--max_steps must be more than the {steps} steps that {path} has done")
+    s = Settings(**saved | {"max_steps": None} | given | {"out_dir": out_dir})
+    check(s, {})
+    return s
 
 
 def main(argv=None):

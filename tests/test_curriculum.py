@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 import curriculum
-from curriculum import (METHODS, NO_LOSS, Curriculum, Markers, build, last_stage, n_thoughts, prompt,
-                        stage_at)
+from curriculum import (METHODS, NO_LOSS, Curriculum, Markers, build, last_stage, n_thoughts,
+                        prompt, stage_at)
 
 MARKERS = Markers(bot="<bot>", eot="<eot>", thought="T", pause="P")
 EXAMPLE = SimpleNamespace(question=["Q"], steps=[["1"], ["2"], ["3"]], answer=["A"])
@@ -34,7 +34,8 @@ def test_the_picture_of_the_stages_is_what_build_returns():
 
 
 def test_the_picture_of_the_methods_is_what_build_returns():
-    picture = dict(re.findall(r"    (\w+) +(Q .*)\n", curriculum.__doc__.split("At stage 2 of 3")[1]))
+    methods_part = curriculum.__doc__.split("At stage 2 of 3")[1]
+    picture = dict(re.findall(r"    (\w+) +(Q .*)\n", methods_part))
     assert picture.keys() == METHODS.keys()
     for method, text in picture.items():
         c = curriculum_of(method)
@@ -68,9 +69,10 @@ def test_the_schedule_is_the_papers():
     assert [n_thoughts(stage, prosqa) for stage in range(7)] == [0, 1, 2, 3, 4, 5, 6]
     gsm8k = Curriculum(c_thought=2, max_latent_stage=3, extra_stage=True, epochs_stage_0=6,
                        epochs_per_stage=3)
-    assert [stage_at(epoch, gsm8k) for epoch in range(20)] == [0] * 6 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 5
+    stages = [stage_at(epoch, gsm8k) for epoch in range(20)]
+    assert stages == [0] * 6 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 5
     assert [n_thoughts(stage, gsm8k) for stage in range(5)] == [0, 2, 4, 6, 6]
-    assert stage_at(0, Curriculum(epochs_stage_0=0)) == 1, "after a separate CoT run, start at stage 1"
+    assert stage_at(0, Curriculum(epochs_stage_0=0)) == 1, "a separate CoT run was stage 0"
 
 
 def test_the_extra_stage_drops_all_steps_of_long_chains_and_only_it_does():
@@ -84,7 +86,8 @@ def test_the_extra_stage_drops_all_steps_of_long_chains_and_only_it_does():
 def test_a_chain_shorter_than_the_stage_loses_all_steps_and_keeps_the_thoughts():
     """Footnote 1 of the paper: else short problems would be told apart by their thoughts."""
     short = SimpleNamespace(question=["Q"], steps=[["1"]], answer=["A"])
-    assert build(short, 3, curriculum_of("coconut"), MARKERS)[0] == ["Q", "<bot>", *"TTT", "<eot>", "A"]
+    ids, _ = build(short, 3, curriculum_of("coconut"), MARKERS)
+    assert ids == ["Q", "<bot>", "T", "T", "T", "<eot>", "A"]
 
 
 def test_stage_mixing_draws_every_stage_of_a_chain_evenly_and_is_seeded():
@@ -103,7 +106,8 @@ def test_stage_mixing_draws_every_stage_of_a_chain_evenly_and_is_seeded():
 
 def test_icot_removes_tokens_from_the_left_a_fixed_number_an_epoch_with_smoothing():
     c = Curriculum("icot", epochs_stage_0=2, icot_tokens=8, icot_all_beyond=39, icot_smoothing=4.0)
-    example = SimpleNamespace(question=["Q"], steps=[list(range(30)), list(range(30, 60))], answer=["A"])
+    steps = [list(range(30)), list(range(30, 60))]
+    example = SimpleNamespace(question=["Q"], steps=steps, answer=["A"])
     left = [len(build(example, stage_at(epoch, c), c, MARKERS)[0]) - 2 for epoch in range(9)]
     assert left == [60, 60, 52, 44, 36, 28, 0, 0, 0]  # 40 would be more than 39: then all go
     assert build(example, 1, c, MARKERS)[0] == ["Q", *range(8, 60), "A"]

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 from curriculum import NO_LOSS
 from data import (END, SPECIAL, Example, batches, collate, encode, encoding_state, gpt2_encoding,
-                  is_correct, load_splits, markers, read_examples, text_of, word_encoding)
+                  is_correct, load_splits, markers_of, read_examples, text_of, word_encoding)
 from tasks import problems
 
 RECORD = {"question": "Tom is a terpus. Is Tom a lempus or scrompus?", "answer": "Tom is a lempus.",
@@ -28,7 +28,8 @@ def test_the_three_formats_give_the_same_kind_of_example(tmp_path):
     (tmp_path / "b.txt").write_text("A cat has .5 kg.||<<.5*2=1>> <<1+1=2>> #### 2,000\n\nno bars\n"
                                     "No step.|| #### 7\n")
     assert read_examples(tmp_path / "b.txt") == [
-        Example("A cat has .5 kg.", ["<<.5*2=1>>", "<<1+1=2>>"], "2,000"), Example("No step.", [], "7")]
+        Example("A cat has .5 kg.", ["<<.5*2=1>>", "<<1+1=2>>"], "2,000"),
+        Example("No step.", [], "7")]
     proof = ["Rex is a c1.", "Every c1 is a c2.", "Rex is a c2.", "Every c2 is red.", "Rex is red."]
     raw = {"question": "Facts.", "query": "True or false: Rex is red.", "chain_of_thought": proof,
            "answer": "True"}
@@ -46,14 +47,15 @@ def test_the_three_formats_give_the_same_kind_of_example(tmp_path):
     (b"[]", "holds no problems"),
     (b"\xff\xfe\x00", "cannot read"),
     (b'[{"question": "q", "steps": []}]', "record 1 lacks question, steps or answer"),
-    (b'[{"question": "q", "steps": [], "answer": 5}]', "record 1: question and answer must be texts"),
+    (b'[{"question": "q", "steps": [], "answer": 5}]',
+     "record 1: question and answer must be texts"),
     (b'[{"question": "q", "steps": "abc", "answer": "5"}]', "record 1: question and answer"),
     (b'[{"question": " ", "steps": [], "answer": "5"}]', "record 1 has an empty question"),
     (b'[7]', "record 1 lacks"),
     (b'{"example1": {"question": "q"}}', "record 1 lacks"),
     (b"[" * 100_000, "not valid JSON"),
 ])
-def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_the_reason(tmp_path, content, message):
+def test_a_useless_file_is_refused_with_its_name_and_the_reason(tmp_path, content, message):
     path = tmp_path / "file.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
@@ -64,20 +66,20 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_the_reason(tmp_
 def test_a_folder_and_a_single_file_are_split(tmp_path):
     records = [{**RECORD, "question": f"{i} Is Tom a lempus or scrompus?"} for i in range(100)]
     (tmp_path / "one.json").write_text(json.dumps(records))
-    train, valid, test = load_splits(str(tmp_path / "one.json"), "prosqa", {}, 0, 0, 0, 0)
+    train, valid, test = load_splits(str(tmp_path / "one.json"), "prosqa", {}, False, 0, 0, 0, 0)
     assert [len(train(0)), len(valid), len(test)] == [90, 2, 8] and train(0) == train(5)
     assert [int(e.question.split()[0]) for e in train(0) + valid + test] == list(range(100))
     for split, n in (("train", 5), ("valid", 3), ("test", 2)):
         (tmp_path / f"prosqa_{split}.json").write_text(json.dumps(records[:n]))
-    train, valid, test = load_splits(str(tmp_path), "prosqa", {}, 0, 4, 0, 0)
+    train, valid, test = load_splits(str(tmp_path), "prosqa", {}, False, 0, 4, 0, 0)
     assert [len(train(0)), len(valid), len(test)] == [4, 3, 2]
     with pytest.raises(ValueError, match="no train split: one of train.json"):
-        load_splits(str(tmp_path), "gsm8k", {}, 0, 0, 0, 0)
+        load_splits(str(tmp_path), "gsm8k", {}, False, 0, 0, 0, 0)
 
 
 def test_training_problems_are_fresh_in_every_epoch_and_in_no_other_split():
     size = {"hops": 1, "wording": "every"}
-    train, valid, test = load_splits("generated", "prontoqa", size, 3, 200, 200, 200)
+    train, valid, test = load_splits("generated", "prontoqa", size, True, 3, 200, 200, 200)
     assert train(0) == train(0) != train(1)
     held_out = {e.question for e in valid} | {e.question for e in test}
     assert not held_out & {e.question for epoch in range(3) for e in train(epoch)}
@@ -88,14 +90,15 @@ def test_training_problems_are_fresh_in_every_epoch_and_in_no_other_split():
 # Tokens
 
 def every_task(n=20):
-    return [Example(r["question"], r["steps"], r["answer"]) for task in ("prosqa", "prontoqa", "gsm8k")
-            for r in problems(task, n, seed=1)]
+    return [Example(r["question"], r["steps"], r["answer"])
+            for task in ("prosqa", "prontoqa", "gsm8k") for r in problems(task, n, seed=1)]
 
 
 def test_any_text_decodes_to_itself_with_a_word_vocabulary():
     enc = word_encoding(text_of(example) for example in every_task())
     rng = random.Random(0)
-    texts = [text_of(e) for e in every_task()] + ["", "Zebra crossing — 3½ naïve 猫 \t\r\n\x00  x", "<|bot|>"]
+    texts = [text_of(example) for example in every_task()]
+    texts += ["", "Zebra crossing — 3½ naïve 猫 \t\r\n\x00  x", "<|bot|>"]
     texts += ["".join(chr(rng.choice((rng.randrange(32, 127), rng.randrange(1, 0xD800))))
                       for _ in range(rng.randrange(60))) for _ in range(300)]
     for text in texts:
@@ -121,7 +124,7 @@ def test_special_text_never_becomes_a_special_token():
 
 @pytest.mark.parametrize("name", ["words", "gpt2"])
 def test_pieces_tokenize_as_the_whole_text_does(name, request):
-    """Training sequences are glued from pieces; the model must not see other tokens than in a text."""
+    """Training sequences are glued from pieces, and must hold the tokens of the whole text."""
     examples = every_task(50)
     if name == "gpt2":
         request.getfixturevalue("needs_gpt2_vocabulary")
@@ -133,7 +136,7 @@ def test_pieces_tokenize_as_the_whole_text_does(name, request):
 
 
 def test_gpt2s_new_tokens_stand_where_the_official_coconut_has_them(needs_gpt2_vocabulary):
-    assert markers(gpt2_encoding()) == (50257, 50258, 50259, 50260)
+    assert markers_of(gpt2_encoding()) == (50257, 50258, 50259, 50260)
     assert gpt2_encoding().eot_token == 50256
 
 
@@ -142,24 +145,32 @@ def test_an_encoding_survives_its_checkpoint(tmp_path):
     torch.save(encoding_state(enc), tmp_path / "state.pt")
     again = tiktoken.Encoding(**torch.load(tmp_path / "state.pt", weights_only=True))
     text = text_of(every_task()[0]) + " unseen wörds"
-    assert again.encode_ordinary(text) == enc.encode_ordinary(text) and markers(again) == markers(enc)
+    assert again.encode_ordinary(text) == enc.encode_ordinary(text)
+    assert markers_of(again) == markers_of(enc)
 
 
 # ---------------------------------------------------------------------------------------------
 # Batches
 
 def test_the_padding_picture_is_what_collate_returns():
-    lines = [line.split("  .  is")[0] for line in collate.__doc__.split("\n") if "Q  Q" in line]
-    rows = [line.split("        ")[1].split() if "      ." in line else line.split() for line in lines]
-    rows = [[token for token in row if len(token) == 1 or token in ("<bot>", "<eot>")][:12] for row in rows]
-    names = {".": 0, "Q": 1, "<bot>": 2, "T": 3, "<eot>": 4, "1": 5, "2": 6, "3": 7, "A": 8}
-    picture = torch.tensor([[names[token] for token in row] for row in rows])
-    sequences = [([i for i in row if i], [i if i > 4 else NO_LOSS for i in row if i])
-                 for row in picture.tolist()]
-    ids, targets, thought, real = collate(sequences, thought_id=names["T"])
-    assert torch.equal(ids, picture) and torch.equal(real, picture > 0)
-    assert torch.equal(thought, picture == names["T"])
-    assert torch.equal(targets, torch.where(picture > 4, picture, NO_LOSS))
+    lines = collate.__doc__.split("\n")
+    rows = [line for line in lines if "<bot>" in line]
+    (head,) = [line for line in lines if line.strip() == "S"]
+    assert {row.index("T") for row in rows if "T" in row} == {head.index("S")}
+
+    # Two spaces stand between the cells of a row, more before a remark.
+    cells = [row.strip().partition("   ")[0].split() for row in rows]
+    symbols = [".", "Q", "<bot>", "T", "<eot>", "1", "2", "3", "A"]  # a symbol's place is its id
+    picture = torch.tensor([[symbols.index(cell) for cell in row] for row in cells])
+    is_real = picture != symbols.index(".")
+    learned = torch.where(picture > symbols.index("<eot>"), picture, NO_LOSS)
+
+    sequences = [(row[keep].tolist(), row_learned[keep].tolist())  # the rows without their padding
+                 for row, row_learned, keep in zip(picture, learned, is_real)]
+    ids, targets, thought, real = collate(sequences, thought_id=symbols.index("T"))
+    assert torch.equal(ids, picture) and torch.equal(real, is_real)
+    assert torch.equal(thought, picture == symbols.index("T"))
+    assert torch.equal(targets, learned)
 
 
 def test_every_sequence_is_in_one_batch_and_lengths_are_similar_within_it():
@@ -167,10 +178,11 @@ def test_every_sequence_is_in_one_batch_and_lengths_are_similar_within_it():
     sequences = [([i] * rng.randrange(10, 100), []) for i in range(1000)]
     lists = batches(sequences, 32, random.Random(1))
     assert sorted(ids[0] for batch in lists for ids, _ in batch) == list(range(1000))
-    assert lists == batches(sequences, 32, random.Random(1)) != batches(sequences, 32, random.Random(2))
-    padding = sum(max(len(ids) for ids, _ in batch) - len(ids) for batch in lists for ids, _ in batch)
-    assert padding / sum(len(ids) for ids, _ in sequences) < 0.1
+    assert lists == batches(sequences, 32, random.Random(1))
+    assert lists != batches(sequences, 32, random.Random(2))
     longest = [max(len(ids) for ids, _ in batch) for batch in lists]
+    padding = sum(T - len(ids) for T, batch in zip(longest, lists) for ids, _ in batch)
+    assert padding / sum(len(ids) for ids, _ in sequences) < 0.1
     assert longest != sorted(longest) and longest != sorted(longest)[::-1], "the epoch is in order"
 
 
@@ -213,7 +225,9 @@ def run_data(*args):
 
 
 @pytest.mark.parametrize("args", [
-    ["prosqa", "--nodes", "12", "--balanced"], ["prontoqa", "--hops", "2"], ["gsm8k", "--max_value", "99"],
+    ["prosqa", "--nodes", "12", "--balanced"],
+    ["prontoqa", "--hops", "2"],
+    ["gsm8k", "--max_value", "99"],
 ])
 def test_the_command_line_writes_what_the_readers_read(tmp_path, args):
     out = tmp_path / "out.json"

@@ -12,7 +12,8 @@ def pad(rows, n_left=None):
     """[(ids, thought columns), ..] -> ids, thought, real, with n_left pads before each row."""
     n_left = n_left or [0] * len(rows)
     B, T = len(rows), max(left + len(ids) for left, (ids, _) in zip(n_left, rows))
-    ids, thought, real = torch.zeros(B, T).long(), torch.zeros(B, T).bool(), torch.zeros(B, T).bool()
+    ids = torch.zeros(B, T, dtype=torch.long)
+    thought, real = torch.zeros(B, T, dtype=torch.bool), torch.zeros(B, T, dtype=torch.bool)
     for b, (left, (row, columns)) in enumerate(zip(n_left, rows)):
         ids[b, left:left + len(row)] = torch.tensor(row)
         real[b, left:left + len(row)] = True
@@ -83,7 +84,8 @@ def test_padding_on_either_side_changes_nothing():
     alone = think(model, *pad([row]))[0]
     ids, thought, real = pad([row, (list(range(1, 26)), [])], n_left=[5, 0])
     ids[~real] = 33  # whatever a pad holds
-    torch.testing.assert_close(think(model, ids, thought, real)[0, 5:19], alone, atol=1e-5, rtol=1e-5)
+    padded = think(model, ids, thought, real)[0, 5:19]
+    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_cached_forward_equals_uncached():
@@ -97,14 +99,14 @@ def test_cached_forward_equals_uncached():
 
 
 def test_a_thought_is_the_last_hidden_state_after_the_final_layer_norm():
-    """Edit the id in a thought's column, and nothing happens; the state before it is what counts."""
+    """The id in a thought's column changes nothing: the state of the column before it counts."""
     model = tiny_gpt()
     ids, thought, real = pad([(list(range(1, 12)), [5])])
     hidden = think(model, ids, thought, real)
     ids[0, 5] = 49
     assert torch.equal(think(model, ids, thought, real), hidden)
-    norm = model.ln_f.weight * 0 + 1  # undo the affine part: what is left has mean 0, variance 1
-    state = (hidden[0, 4] - model.ln_f.bias) / model.ln_f.weight * norm
+    # Without the norm's weight and bias, what is left has mean 0 and variance 1.
+    state = (hidden[0, 4] - model.ln_f.bias) / model.ln_f.weight
     assert abs(state.mean()) < 1e-4 and abs(state.var(correction=0) - 1) < 1e-3
 
 
@@ -124,7 +126,7 @@ def test_batched_cached_generation_equals_one_row_at_a_time_without_a_cache(ks):
     model, rows = tiny_gpt(seed=1), random_rows(ks, seed=5)
     free = generate(model, *pad(rows, aligned(rows)), max_new_tokens=12, end_id=-1)
     assert free == [slow_generate(model, *row, 12, end_id=-1) for row in rows]
-    end_id = free[0][4]  # a token that at least one row writes, so that rows stop at different times
+    end_id = free[0][4]  # a token that some row writes: rows stop at different times
     stopped = generate(model, *pad(rows, aligned(rows)), max_new_tokens=12, end_id=end_id)
     assert stopped == [slow_generate(model, *row, 12, end_id) for row in rows]
     assert len(stopped[0]) < 12 and end_id not in sum(stopped, [])
@@ -149,7 +151,7 @@ def test_the_answer_depends_on_the_question_and_its_gradient_passes_through_the_
     ids[0, 2] += 1
     assert (think(model, ids, thought, real)[0, -1] - before).abs().max() > 1e-3
 
-    # Cut every way from question to answer but the thoughts: the last column may look at those only.
+    # Cut every way from question to answer but the thoughts: the last column sees those only.
     embedded = model.embed(ids).detach().requires_grad_()
     model.embed = lambda _: embedded
     forward = model.forward
@@ -177,7 +179,8 @@ def released_file(n_layer=2, n_embd=128, vocab_size=40, block_size=24):
     def rand(*shape):
         return 0.2 * torch.randn(*shape, generator=generator)
 
-    C, tensors = n_embd, {"wte.weight": rand(vocab_size, n_embd), "wpe.weight": rand(block_size, n_embd)}
+    C = n_embd
+    tensors = {"wte.weight": rand(vocab_size, C), "wpe.weight": rand(block_size, C)}
     for i in range(n_layer):
         h = f"h.{i}."
         tensors |= {h + "ln_1.weight": 1 + rand(C), h + "ln_1.bias": rand(C),
@@ -222,7 +225,7 @@ def logits_of(model, ids):
 
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "before torch 1.6"])
-def test_a_file_like_the_released_one_loads_to_the_logits_of_the_plain_formulas(tmp_path, zip_format):
+def test_a_file_like_the_released_one_gives_the_logits_of_the_plain_formulas(tmp_path, zip_format):
     w, ids = released_file(), [3, 1, 4, 1, 5, 9, 2, 6]
     torch.save(w, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zip_format)
     expected = plain_gpt2(w, ids).float()
@@ -256,7 +259,7 @@ def test_new_rows_of_the_vocabulary_copy_a_token_and_stay_tied_to_the_head():
 
 
 @pytest.mark.parametrize("break_it, message", [
-    (lambda w: w.pop("wpe.weight"), "lacks the tensors wte.weight and wpe.weight"),
+    (lambda w: w.pop("wpe.weight"), "has no matrix wpe.weight"),
     (lambda w: w.pop("h.1.ln_2.bias"), "not a whole GPT-2.*h.1.ln_2.bias"),
     (lambda w: w.update({"lm_head.weight": w["wte.weight"] + 1}), "not tied"),
 ])

@@ -11,15 +11,19 @@ import torch
 import evaluate as evaluation
 import train as training
 from conftest import ROOT, tiny_gpt
-from curriculum import METHODS, Curriculum, build, n_thoughts, prompt
-from data import Example, encode, markers, text_of, word_encoding
+from curriculum import METHODS, Curriculum, build
+from data import Example, encode, markers_of, text_of, word_encoding
 from evaluate import batch_loss, count_learned, evaluate, load_run
 from settings import PAPER, SCRATCH, TASKS, complete
 from tasks import problems
 
-TINY = ["--n_layer", "2", "--n_head", "2", "--n_embd", "16", "--n_train", "24", "--n_valid", "6",
-        "--n_test", "6", "--batch_size", "8", "--epochs", "4", "--max_new_tokens", "20"]
-STAGES = ["--epochs_stage_0", "1", "--epochs_per_stage", "1", "--max_latent_stage", "2"]
+PROSQA = "--task prosqa --nodes 8".split()
+PRONTOQA = "--task prontoqa --hops 1".split()
+SMALL = "--n_layer 2 --n_head 2 --n_embd 16".split()
+SHORT = ("--n_train 24 --n_valid 6 --n_test 6 --batch_size 8 --epochs 4 "
+         "--max_new_tokens 20").split()
+TINY = SMALL + SHORT
+STAGES = "--epochs_stage_0 1 --epochs_per_stage 1 --max_latent_stage 2".split()
 
 
 def train(*args):
@@ -33,8 +37,9 @@ def weights(out_dir):
 
 def run(script, *args, stdin=None):
     """A script as a person runs it; returns the finished process."""
-    return subprocess.run([sys.executable, script, *map(str, args)], cwd=ROOT, text=True, input=stdin,
-                          capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run([sys.executable, script, *map(str, args)], cwd=ROOT, text=True,
+                          input=stdin, capture_output=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def lines(out_dir):
@@ -54,21 +59,22 @@ def examples_and_encoding(task="prosqa", n=8, **size):
 def test_the_loss_is_the_mean_over_supervised_tokens_and_no_others():
     examples, enc = examples_and_encoding()
     model, c = tiny_gpt(vocab_size=enc.n_vocab, block_size=256), Curriculum(max_latent_stage=2)
-    sequences = [build(encode(e, enc), 1, c, markers(enc)) for e in examples]
+    sequences = [build(encode(e, enc), 1, c, markers_of(enc)) for e in examples]
     expected = 0.0
     for ids, targets in sequences:  # one thought: two forward passes of one row
-        x, column = model.embed(torch.tensor([ids])), ids.index(markers(enc).thought)
+        x, column = model.embed(torch.tensor([ids])), ids.index(markers_of(enc).thought)
         x = torch.cat([x[:, :column], model(x)[0][:, column - 1:column], x[:, column + 1:]], dim=1)
         log_p = model.lm_head(model(x)[0][0]).log_softmax(dim=-1)
         expected -= sum(log_p[t - 1, ids[t]] for t in range(len(ids)) if targets[t] >= 0).item()
-    assert abs(batch_loss(model, sequences, markers(enc).thought).item() - expected) < 1e-3 * expected
+    loss = batch_loss(model, sequences, markers_of(enc).thought).item()
+    assert abs(loss - expected) < 1e-3 * expected
     assert count_learned(sequences) == sum(t >= 0 for _, targets in sequences for t in targets)
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
     """Rows differ in their number of supervised tokens: a mean of means would be another loss."""
     for size in (8, 3):
-        train("--task", "prosqa", "--nodes", 8, *TINY, "--micro_batch", size, "--max_steps", 2,
+        train(*PROSQA, *TINY, "--micro_batch", size, "--max_steps", 2,
               "--out_dir", tmp_path / str(size))
     whole, micro = (weights(tmp_path / str(size))["model"] for size in (8, 3))
     for name in whole:
@@ -77,10 +83,13 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_tiny_batch_is_memorized(task):
-    """Eight problems, with thoughts: if the loss cannot reach zero, something is cut or misplaced."""
-    size = {"prosqa": {"nodes": 8}, "prontoqa": {"hops": 1}, "gsm8k": {"max_value": 50, "most_steps": 2}}
-    examples, enc = examples_and_encoding(task, 8, **size[task])
-    model, c, marks = tiny_gpt(vocab_size=enc.n_vocab, block_size=256), Curriculum(), markers(enc)
+    """Eight problems, with thoughts: were something cut or misplaced, the loss would stay up."""
+    size = {"prosqa": {"nodes": 8},
+            "prontoqa": {"hops": 1},
+            "gsm8k": {"max_value": 50, "most_steps": 2}}[task]
+    examples, enc = examples_and_encoding(task, 8, **size)
+    model, c = tiny_gpt(vocab_size=enc.n_vocab, block_size=256), Curriculum()
+    marks = markers_of(enc)
     sequences = [build(encode(e, enc), 1, c, marks) for e in examples]
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(150):
@@ -94,39 +103,44 @@ def test_a_tiny_batch_is_memorized(task):
 
 def test_tokens_are_counted_as_in_the_papers_table(monkeypatch):
     """Thoughts and written tokens; not markers, pauses or the end token."""
+    def five_written_tokens(model, prompts, *_):
+        return ["### no"] * len(prompts), [5] * len(prompts)
+
+    monkeypatch.setattr(evaluation, "answers", five_written_tokens)
     examples, enc = examples_and_encoding()
-    monkeypatch.setattr(evaluation, "answers", lambda model, prompts, *_: (["### no"] * len(prompts),
-                                                                         [5] * len(prompts)))
     model = tiny_gpt(vocab_size=enc.n_vocab, block_size=256)
-    for method, expected in {"coconut": 5 + 6, "no_curriculum": 5 + 6, "pause_as_thought": 5, "pause": 5,
-                             "no_cot": 5, "cot": 5}.items():
-        result = evaluate(model, examples, 4, Curriculum(method, c_thought=2, max_latent_stage=3), enc, 4, 9)
+    for method, expected in {"coconut": 5 + 6, "no_curriculum": 5 + 6, "pause_as_thought": 5,
+                             "pause": 5, "no_cot": 5, "cot": 5}.items():
+        c = Curriculum(method, c_thought=2, max_latent_stage=3)
+        result = evaluate(model, examples, 4, c, enc, batch_size=4, max_new_tokens=9)
         assert result["tokens"] == expected and result["accuracy"] == 0 and result["n"] == 8
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_and_evaluates(tmp_path, method):
-    schedule = {"stage": STAGES, "all": STAGES[-2:] if METHODS[method].fill else [], "none": [],
-                "tokens": [*STAGES[:2], "--icot_tokens", 5, "--icot_all_beyond", 9]}
-    result = train("--task", "prosqa", "--nodes", 8, "--method", method, *TINY,
-                   *schedule[METHODS[method].steps], "--out_dir", tmp_path)
+    schedule = {"stage": STAGES,
+                "tokens": "--epochs_stage_0 1 --icot_tokens 5 --icot_all_beyond 9".split(),
+                "all": ["--max_latent_stage", 2] if METHODS[method].fill else [],
+                "none": []}[METHODS[method].steps]
+    result = train(*PROSQA, "--method", method, *TINY, *schedule, "--out_dir", tmp_path)
     header, *epochs, last = lines(tmp_path)
     assert header["settings"]["method"] == method and len(epochs) == 4 and last == result
     assert result["test_n"] == 6 and math.isfinite(result["test_loss"])
     stages = [line["stage"] for line in epochs]
-    assert stages == {"stage": [0, 1, 2, 2], "tokens": [0, 1, 2, 2], "none": [0] * 4,
-                      "all": [last["stage"]] * 4}[METHODS[method].steps]
+    assert stages == {"stage": [0, 1, 2, 2],
+                      "tokens": [0, 1, 2, 2],
+                      "all": [last["stage"]] * 4,
+                      "none": [0] * 4}[METHODS[method].steps]
 
 
 def test_a_new_stage_is_announced_with_an_example_and_resets_the_optimizer(tmp_path, capsys):
-    train("--task", "prosqa", "--nodes", 8, *TINY, *STAGES, "--out_dir", tmp_path / "reset")
+    train(*PROSQA, *TINY, *STAGES, "--out_dir", tmp_path / "reset")
     printed = capsys.readouterr().out
     for stage, thoughts in enumerate(["0 thoughts", "1 thought", "2 thoughts"]):
         assert f"stage {stage} of coconut: {thoughts}\n  given    '" in printed
         assert "<|bot|>" + "<|thought|>" * stage + "<|eot|>'\n  learned  '" in printed
     assert "test accuracy" in printed and "python sample.py --ckpt" in printed
-    train("--task", "prosqa", "--nodes", 8, *TINY, *STAGES, "--no-reset_optimizer",
-          "--out_dir", tmp_path / "keep")
+    train(*PROSQA, *TINY, *STAGES, "--no-reset_optimizer", "--out_dir", tmp_path / "keep")
     steps = {name: weights(tmp_path / name)["optimizer"]["state"][0]["step"].item()
              for name in ("reset", "keep")}
     assert steps == {"reset": 6, "keep": 12}  # 3 steps an epoch; two epochs at the last stage
@@ -134,9 +148,8 @@ def test_a_new_stage_is_announced_with_an_example_and_resets_the_optimizer(tmp_p
 
 @pytest.mark.parametrize("cut", [2, 3, 7])
 def test_a_run_that_was_cut_and_resumed_equals_the_uninterrupted_one_bit_by_bit(tmp_path, cut):
-    """In the middle of an epoch, at its end, and in a later stage; with dropout and stage mixing."""
-    options = ["--task", "prontoqa", "--hops", 1, *TINY, *STAGES, "--dropout", 0.2,
-               "--uniform_prob", 0.3]
+    """Amid an epoch, at its end, and in a later stage; with dropout and stage mixing."""
+    options = [*PRONTOQA, *TINY, *STAGES, "--dropout", 0.2, "--uniform_prob", 0.3]
     train(*options, "--out_dir", tmp_path / "whole")
     train(*options, "--out_dir", tmp_path / "cut", "--max_steps", cut)
     assert weights(tmp_path / "cut")["run"]["step"] == cut
@@ -154,10 +167,9 @@ def test_a_run_that_was_cut_and_resumed_equals_the_uninterrupted_one_bit_by_bit(
 def test_a_checkpoint_of_ours_starts_another_run_with_its_words_and_weights(tmp_path):
     """As on GSM8k in the paper: first CoT, then the curriculum from stage 1 on."""
     train("--task", "gsm8k", "--method", "cot", *TINY, "--out_dir", tmp_path / "cot")
-    path = tmp_path / "cot" / "ckpt.pt"
-    args = [arg for arg in TINY if arg not in ("--n_layer", "--n_head", "--n_embd", "2", "16")]
-    train("--task", "gsm8k", "--init", path, "--epochs_stage_0", 0, *args, "--max_steps", 1,
-          "--max_value", 99, "--most_steps", 3, "--learning_rate", 1e-12, "--out_dir", tmp_path / "coconut")
+    train("--task", "gsm8k", "--max_value", 99, "--most_steps", 3, "--epochs_stage_0", 0, *SHORT,
+          "--max_steps", 1, "--learning_rate", 1e-12, "--init", tmp_path / "cot" / "ckpt.pt",
+          "--out_dir", tmp_path / "coconut")
     before, after = weights(tmp_path / "cot"), weights(tmp_path / "coconut")
     assert after["encoding"] == before["encoding"] and after["run"]["stage"] == 1
     torch.testing.assert_close(after["model"]["wte.weight"], before["model"]["wte.weight"])
@@ -167,8 +179,10 @@ def test_a_checkpoint_of_ours_starts_another_run_with_its_words_and_weights(tmp_
 # Settings and mistakes
 
 def test_the_papers_recipe_is_the_one_of_section_5_1():
-    for task, (c_thought, stages, extra, first, later) in {
-            "prontoqa": (1, 6, False, 5, 5), "prosqa": (1, 6, False, 5, 5), "gsm8k": (2, 3, True, 6, 3)}.items():
+    recipes = {"prontoqa": (1, 6, False, 5, 5),
+               "prosqa": (1, 6, False, 5, 5),
+               "gsm8k": (2, 3, True, 6, 3)}
+    for task, (c_thought, stages, extra, first, later) in recipes.items():
         s = complete({"task": task, "init": "gpt2"})
         assert (s.c_thought, s.max_latent_stage, s.extra_stage) == (c_thought, stages, extra)
         assert (s.epochs_stage_0, s.epochs_per_stage, s.epochs) == (first, later, 50)
@@ -195,7 +209,7 @@ def test_the_papers_recipe_is_the_one_of_section_5_1():
     (["--batch_size", "0"], "--batch_size must be more than 0"),
     (["--learning_rate", "nan"], "--learning_rate must be more than 0"),
     (["--uniform_prob", "2"], "--uniform_prob is a probability"),
-    (["--block_size", "50"], "raise --block_size"),
+    (["--block_size", "50"], "no problem fits into a block of 50 tokens"),
     (["--resume"], "nothing to resume: there is no"),
 ])
 def test_a_wrong_option_gets_one_sentence(tmp_path, args, message, capsys):
@@ -207,7 +221,7 @@ def test_a_wrong_option_gets_one_sentence(tmp_path, args, message, capsys):
 
 
 def test_a_run_is_never_overwritten_nor_resumed_as_another_one(tmp_path):
-    options = ["--task", "prosqa", "--nodes", 8, *TINY, "--max_steps", 1, "--out_dir", tmp_path]
+    options = [*PROSQA, *TINY, "--max_steps", 1, "--out_dir", tmp_path]
     train(*options)
     before = (tmp_path / "ckpt.pt").read_bytes()
     with pytest.raises(SystemExit, match="holds a run: go on with it by --resume"):
@@ -218,9 +232,8 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another_one(tmp_path):
 
 
 def test_problems_longer_than_the_block_are_left_out_and_counted(tmp_path, capsys):
-    train("--task", "prosqa", "--nodes", 8, *TINY, "--block_size", 100, "--max_steps", 1,
-          "--out_dir", tmp_path)
-    assert "problems: they need more than 100 tokens" in capsys.readouterr().out
+    train(*PROSQA, *TINY, "--block_size", 70, "--max_steps", 1, "--out_dir", tmp_path)
+    assert "problems: they need more than 70 tokens" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------
@@ -229,7 +242,7 @@ def test_problems_longer_than_the_block_are_left_out_and_counted(tmp_path, capsy
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("run")
-    done = run("train.py", "--task", "prontoqa", "--hops", 1, *TINY, *STAGES, "--out_dir", out_dir)
+    done = run("train.py", *PRONTOQA, *TINY, *STAGES, "--out_dir", out_dir)
     assert done.returncode == 0, done.stderr
     assert "\r" not in done.stdout and "test accuracy" in done.stdout
     return out_dir / "ckpt.pt"
@@ -256,7 +269,8 @@ def test_sample_answers_questions_of_ones_own(finished_run):
     ([], "python train.py --task prontoqa` makes one"),
     (["--ckpt", "LICENSE"], "cannot read LICENSE"),
     (["--ckpt", "{run}", "--index", "6"], "--index must be 0 to 5"),
-    (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "-1"], "argument --n_thoughts: invalid count value: '-1'"),
+    (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "-1"],
+     "argument --n_thoughts: invalid count value: '-1'"),
     (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "900"], "do not fit into block_size"),
     (["--init", "gpt2"], "--init needs a --question"),
 ])
@@ -270,15 +284,16 @@ def test_a_wrong_question_gets_one_sentence(finished_run, tmp_path, args, messag
 
 @pytest.mark.parametrize("tokenizer", ["word", "gpt2"])
 @pytest.mark.parametrize("task, name", [
-    ("prosqa", "prosqa_valid.json"), ("gsm8k", "gsm8k_aug_valid.txt"),
+    ("prosqa", "prosqa_valid.json"),
+    ("gsm8k", "gsm8k_aug_valid.txt"),
     ("prontoqa", "prontoqa_5hop_raw.json"),
 ])
-def test_real_problems_are_trained_on_evaluated_and_sampled(tmp_path, real_data, task, name, tokenizer,
-                                                            request, capsys):
+def test_real_problems_are_trained_on_evaluated_and_sampled(
+        tmp_path, real_data, task, name, tokenizer, request, capsys):
     if tokenizer == "gpt2":
         request.getfixturevalue("needs_gpt2_vocabulary")
-    result = train("--task", task, "--data", real_data / name, "--tokenizer", tokenizer, *TINY, *STAGES,
-                   "--block_size", 640, "--max_steps", 4, "--out_dir", tmp_path)
+    result = train("--task", task, "--data", real_data / name, "--tokenizer", tokenizer,
+                   *TINY, *STAGES, "--block_size", 640, "--max_steps", 4, "--out_dir", tmp_path)
     assert result["step"] == 4 and result["stage"] == 1 and math.isfinite(result["test_loss"])
     import sample
     sample.main(["--ckpt", str(tmp_path / "ckpt.pt"), "--index", "1", "--max_new_tokens", "5"])
@@ -289,9 +304,9 @@ def test_gpt2s_weights_get_the_new_tokens_and_train(tmp_path, needs_gpt2_vocabul
     """A file with the layout of the released one, tiny but for its 50,257 rows; then plain text."""
     from test_model import released_file
     torch.save(released_file(1, 64, 50257, 256), tmp_path / "pytorch_model.bin")
-    train("--task", "gsm8k", "--init", tmp_path / "pytorch_model.bin", "--n_train", 4, "--n_valid", 2,
-          "--n_test", 2, "--max_steps", 1, "--max_new_tokens", 3, "--out_dir", tmp_path / "run",
-          "--learning_rate", 1e-12)
+    train("--task", "gsm8k", "--init", tmp_path / "pytorch_model.bin", "--n_train", 4,
+          "--n_valid", 2, "--n_test", 2, "--max_steps", 1, "--max_new_tokens", 3,
+          "--learning_rate", 1e-12, "--out_dir", tmp_path / "run")
     _, model, enc = load_run(tmp_path / "run" / "ckpt.pt")
     assert model.config.vocab_size == enc.n_vocab == 50261
     torch.testing.assert_close(model.wte.weight[50257:],
