@@ -19,7 +19,7 @@ def curriculum_of(method, **settings):
                                  "epochs_stage_0": 1, "epochs_per_stage": 1} | settings)
 
 
-def test_the_picture_of_the_stages_is_what_build_returns():
+def test_the_picture_of_the_stages_is_not_what_build_returns():
     picture = re.findall(r"    stage (\d)   (.*)\n +(\^.*)\n", curriculum.__doc__)
     assert [int(stage) for stage, _, _ in picture] == [0, 1, 2, 3]
     lines = curriculum.__doc__.split("\n")
@@ -33,7 +33,7 @@ def test_the_picture_of_the_stages_is_what_build_returns():
         assert below == " " * len(f"    stage {stage}   ") + marks
 
 
-def test_the_picture_of_the_methods_is_what_build_returns():
+def test_the_picture_of_the_methods_is_not_what_build_returns():
     methods_part = curriculum.__doc__.split("At stage 2 of 3")[1]
     picture = dict(re.findall(r"    (\w+) +(Q .*)\n", methods_part))
     assert picture.keys() == METHODS.keys()
@@ -48,7 +48,7 @@ def test_the_picture_of_the_methods_is_what_build_returns():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("c_thought", [1, 2])
-def test_the_prompt_is_a_prefix_of_what_was_trained_at_every_epoch(method, c_thought):
+def test_a_prompt_is_no_prefix_of_what_was_trained(method, c_thought):
     c = curriculum_of(method, c_thought=c_thought, extra_stage=True)
     for n_steps in range(6):
         example = SimpleNamespace(question=["Q"], steps=[["s"]] * n_steps, answer=["A"])
@@ -61,7 +61,7 @@ def test_the_prompt_is_a_prefix_of_what_was_trained_at_every_epoch(method, c_tho
             assert ids.count("T") == (given.count("T") if METHODS[method].fill == "thought" else 0)
 
 
-def test_the_schedule_is_the_papers():
+def test_the_schedule_is_not_the_papers():
     """ProsQA and ProntoQA: 5 epochs a stage. GSM8k: 6 epochs, 3 stages of 3, then the extra one."""
     prosqa = Curriculum(max_latent_stage=6, epochs_stage_0=5, epochs_per_stage=5)
     stages = [stage_at(epoch, prosqa) for epoch in range(50)]
@@ -75,7 +75,7 @@ def test_the_schedule_is_the_papers():
     assert stage_at(0, Curriculum(epochs_stage_0=0)) == 1, "a separate CoT run was stage 0"
 
 
-def test_the_extra_stage_drops_all_steps_of_long_chains_and_only_it_does():
+def test_the_extra_stage_keeps_steps_or_another_stage_drops_them():
     c = curriculum_of("coconut", c_thought=2, extra_stage=True)
     example = SimpleNamespace(question=["Q"], steps=[[str(i)] for i in range(1, 6)], answer=["A"])
     thoughts = "Q <bot> T T T T T T <eot> "
@@ -83,14 +83,14 @@ def test_the_extra_stage_drops_all_steps_of_long_chains_and_only_it_does():
     assert " ".join(build(example, last_stage(c), c, MARKERS)[0]) == thoughts + "A"
 
 
-def test_a_chain_shorter_than_the_stage_loses_all_steps_and_keeps_the_thoughts():
+def test_a_chain_shorter_than_the_stage_keeps_steps_or_loses_thoughts():
     """Footnote 1 of the paper: else short problems would be told apart by their thoughts."""
     short = SimpleNamespace(question=["Q"], steps=[["1"]], answer=["A"])
     ids, _ = build(short, 3, curriculum_of("coconut"), MARKERS)
     assert ids == ["Q", "<bot>", "T", "T", "T", "<eot>", "A"]
 
 
-def test_stage_mixing_draws_every_stage_of_a_chain_evenly_and_is_seeded():
+def test_stage_mixing_draws_unevenly_or_without_its_seed():
     c = curriculum_of("coconut", uniform_prob=0.4)
 
     def drawn(seed):
@@ -104,7 +104,7 @@ def test_stage_mixing_draws_every_stage_of_a_chain_evenly_and_is_seeded():
     assert build(EXAMPLE, 3, c, MARKERS)[0].count("T") == 3, "nothing is drawn in evaluation"
 
 
-def test_icot_removes_tokens_from_the_left_a_fixed_number_an_epoch_with_smoothing():
+def test_icot_removes_other_tokens_than_deng_et_al():
     c = Curriculum("icot", epochs_stage_0=2, icot_tokens=8, icot_all_beyond=39, icot_smoothing=4.0)
     steps = [list(range(30)), list(range(30, 60))]
     example = SimpleNamespace(question=["Q"], steps=steps, answer=["A"])
@@ -117,7 +117,7 @@ def test_icot_removes_tokens_from_the_left_a_fixed_number_an_epoch_with_smoothin
     assert 0.008 < offsets[1] / 20000 < 0.028 and min(offsets) == 0
 
 
-def test_a_pause_differs_from_a_thought_in_its_id_alone():
+def test_a_pause_differs_from_a_thought_in_more_than_its_id():
     for with_thoughts, with_pauses in (("coconut", "pause_as_thought"), ("no_curriculum", "pause")):
         for epoch in range(5):
             built = [build(EXAMPLE, stage_at(epoch, c), c, MARKERS)

@@ -22,7 +22,7 @@ RECORD = {"question": "Tom is a terpus. Is Tom a lempus or scrompus?", "answer":
 # ---------------------------------------------------------------------------------------------
 # Files
 
-def test_the_three_formats_give_the_same_kind_of_example(tmp_path):
+def test_one_of_the_three_formats_is_misread(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([RECORD]))
     assert read_examples(tmp_path / "a.json") == [Example(*[RECORD[k] for k in Example._fields])]
     (tmp_path / "b.txt").write_text("A cat has .5 kg.||<<.5*2=1>> <<1+1=2>> #### 2,000\n\nno bars\n"
@@ -55,7 +55,7 @@ def test_the_three_formats_give_the_same_kind_of_example(tmp_path):
     (b'{"example1": {"question": "q"}}', "record 1 lacks"),
     (b"[" * 100_000, "not valid JSON"),
 ])
-def test_a_useless_file_is_refused_with_its_name_and_the_reason(tmp_path, content, message):
+def test_a_useless_file_is_read_or_refused_unclearly(tmp_path, content, message):
     path = tmp_path / "file.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
@@ -63,7 +63,7 @@ def test_a_useless_file_is_refused_with_its_name_and_the_reason(tmp_path, conten
     assert "file.json" in str(error.value)
 
 
-def test_a_folder_and_a_single_file_are_split(tmp_path):
+def test_a_folder_or_a_single_file_is_split_wrongly(tmp_path):
     records = [{**RECORD, "question": f"{i} Is Tom a lempus or scrompus?"} for i in range(100)]
     (tmp_path / "one.json").write_text(json.dumps(records))
     train, valid, test = load_splits(str(tmp_path / "one.json"), "prosqa", {}, False, 0, 0, 0, 0)
@@ -77,7 +77,7 @@ def test_a_folder_and_a_single_file_are_split(tmp_path):
         load_splits(str(tmp_path), "gsm8k", {}, False, 0, 0, 0, 0)
 
 
-def test_training_problems_are_fresh_in_every_epoch_and_in_no_other_split():
+def test_training_problems_repeat_or_are_tested_on():
     size = {"hops": 1, "wording": "every"}
     train, valid, test = load_splits("generated", "prontoqa", size, True, 3, 200, 200, 200)
     assert train(0) == train(0) != train(1)
@@ -94,7 +94,7 @@ def every_task(n=20):
             for task in ("prosqa", "prontoqa", "gsm8k") for r in problems(task, n, seed=1)]
 
 
-def test_any_text_decodes_to_itself_with_a_word_vocabulary():
+def test_a_text_is_lost_in_the_word_vocabulary():
     enc = word_encoding(text_of(example) for example in every_task())
     rng = random.Random(0)
     texts = [text_of(example) for example in every_task()]
@@ -105,7 +105,7 @@ def test_any_text_decodes_to_itself_with_a_word_vocabulary():
         assert enc.decode(enc.encode_ordinary(text)) == text
 
 
-def test_words_of_the_training_text_are_single_tokens_and_the_vocabulary_is_small():
+def test_a_word_is_more_than_a_token_or_the_vocabulary_is_large():
     enc = word_encoding(text_of(example) for example in every_task(200))
     assert enc.n_vocab < 256 + 5 + 320
     for word in (" vumpus", "Every", " is", "### ", "True", "<<", ">>"):
@@ -113,7 +113,7 @@ def test_words_of_the_training_text_are_single_tokens_and_the_vocabulary_is_smal
     assert len(enc.encode_ordinary("<<12+30=42>>")) == 2 + len("12+30=42")  # a token a digit
 
 
-def test_special_text_never_becomes_a_special_token():
+def test_text_that_spells_a_special_token_becomes_one():
     enc = word_encoding(["a b"])
     example = Example(f"Is {''.join(SPECIAL)}{END} a token?", [SPECIAL[2]], END)
     ids = encode(example, enc)
@@ -123,7 +123,7 @@ def test_special_text_never_becomes_a_special_token():
 
 
 @pytest.mark.parametrize("name", ["words", "gpt2"])
-def test_pieces_tokenize_as_the_whole_text_does(name, request):
+def test_pieces_tokenize_otherwise_than_the_whole_text(name, request):
     """Training sequences are glued from pieces, and must hold the tokens of the whole text."""
     examples = every_task(50)
     if name == "gpt2":
@@ -135,12 +135,12 @@ def test_pieces_tokenize_as_the_whole_text_does(name, request):
         assert question + sum(steps, []) + answer[:-1] == enc.encode_ordinary(text_of(example))
 
 
-def test_gpt2s_new_tokens_stand_where_the_official_coconut_has_them(needs_gpt2_vocabulary):
+def test_new_tokens_stand_elsewhere_than_in_the_official_coconut(needs_gpt2_vocabulary):
     assert markers_of(gpt2_encoding()) == (50257, 50258, 50259, 50260)
     assert gpt2_encoding().eot_token == 50256
 
 
-def test_an_encoding_survives_its_checkpoint(tmp_path):
+def test_an_encoding_changes_in_its_checkpoint(tmp_path):
     enc = word_encoding(text_of(example) for example in every_task())
     torch.save(encoding_state(enc), tmp_path / "state.pt")
     again = tiktoken.Encoding(**torch.load(tmp_path / "state.pt", weights_only=True))
@@ -152,7 +152,7 @@ def test_an_encoding_survives_its_checkpoint(tmp_path):
 # ---------------------------------------------------------------------------------------------
 # Batches
 
-def test_the_padding_picture_is_what_collate_returns():
+def test_the_padding_picture_is_not_what_collate_returns():
     lines = collate.__doc__.split("\n")
     rows = [line for line in lines if "<bot>" in line]
     (head,) = [line for line in lines if line.strip() == "S"]
@@ -173,7 +173,7 @@ def test_the_padding_picture_is_what_collate_returns():
     assert torch.equal(targets, learned)
 
 
-def test_every_sequence_is_in_one_batch_and_lengths_are_similar_within_it():
+def test_a_sequence_is_lost_or_padded_too_much_or_the_epoch_is_in_order():
     rng = random.Random(0)
     sequences = [([i] * rng.randrange(10, 100), []) for i in range(1000)]
     lists = batches(sequences, 32, random.Random(1))
@@ -201,7 +201,7 @@ def test_every_sequence_is_in_one_batch_and_lengths_are_similar_within_it():
     ("True", "True", False),
     ("", "True", False),
 ])
-def test_an_answer_is_scored_as_the_official_code_scores_it(written, answer, right):
+def test_an_answer_is_scored_otherwise_than_by_the_official_code(written, answer, right):
     assert is_correct(written, answer) is right
 
 
@@ -213,7 +213,7 @@ def test_an_answer_is_scored_as_the_official_code_scores_it(written, answer, rig
     ("gsm8k_aug_valid.txt", 500, set(range(9))),
     ("prontoqa_5hop_raw.json", 300, {6}),
 ])
-def test_the_official_files_are_read_whole(real_data, name, n, steps):
+def test_an_official_file_is_not_read_whole(real_data, name, n, steps):
     examples = read_examples(real_data / name)
     assert len(examples) == n and {len(e.steps) for e in examples} <= steps
     assert all(e.question and e.answer and "" not in e.steps for e in examples)
@@ -229,7 +229,7 @@ def run_data(*args):
     ["prontoqa", "--hops", "2"],
     ["gsm8k", "--max_value", "99"],
 ])
-def test_the_command_line_writes_what_the_readers_read(tmp_path, args):
+def test_the_command_line_writes_what_cannot_be_read(tmp_path, args):
     out = tmp_path / "out.json"
     done = run_data(args[0], out, "--n", 30, "--seed", 7, "--split", "test", *args[1:])
     assert done.returncode == 0, done.stderr
@@ -242,6 +242,6 @@ def test_the_command_line_writes_what_the_readers_read(tmp_path, args):
     (["gsm8k", "out.json", "--balanced"], "balanced must be off for gsm8k"),
     (["prosqa", "/nonexistent/out.json", "--n", "1"], "No such file or directory"),
 ])
-def test_a_wrong_command_gets_one_sentence(args, message):
+def test_a_wrong_command_gets_a_traceback(args, message):
     done = run_data(*args)
     assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr

@@ -56,7 +56,7 @@ def examples_and_encoding(task="prosqa", n=8, **size):
     return examples, word_encoding(map(text_of, examples))
 
 
-def test_the_loss_is_the_mean_over_supervised_tokens_and_no_others():
+def test_the_loss_counts_other_tokens_than_the_supervised_ones():
     examples, enc = examples_and_encoding()
     model, c = tiny_gpt(vocab_size=enc.n_vocab, block_size=256), Curriculum(max_latent_stage=2)
     sequences = [build(encode(e, enc), 1, c, markers_of(enc)) for e in examples]
@@ -71,7 +71,7 @@ def test_the_loss_is_the_mean_over_supervised_tokens_and_no_others():
     assert count_learned(sequences) == sum(t >= 0 for _, targets in sequences for t in targets)
 
 
-def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
+def test_micro_batches_train_otherwise_than_the_whole_batch(tmp_path):
     """Rows differ in their number of supervised tokens: a mean of means would be another loss."""
     for size in (8, 3):
         train(*PROSQA, *TINY, "--micro_batch", size, "--max_steps", 2,
@@ -82,7 +82,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_tiny_batch_is_memorized(task):
+def test_a_tiny_batch_cannot_be_memorized(task):
     """Eight problems, with thoughts: were something cut or misplaced, the loss would stay up."""
     size = {"prosqa": {"nodes": 8},
             "prontoqa": {"hops": 1},
@@ -101,7 +101,7 @@ def test_a_tiny_batch_is_memorized(task):
     assert result["accuracy"] == 1 and result["loss"] < 0.1
 
 
-def test_tokens_are_counted_as_in_the_papers_table(monkeypatch):
+def test_tokens_are_counted_otherwise_than_in_the_papers_table(monkeypatch):
     """Thoughts and written tokens; not markers, pauses or the end token."""
     def five_written_tokens(model, prompts, *_):
         return ["### no"] * len(prompts), [5] * len(prompts)
@@ -117,7 +117,7 @@ def test_tokens_are_counted_as_in_the_papers_table(monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_and_evaluates(tmp_path, method):
+def test_a_method_does_not_train_or_evaluate(tmp_path, method):
     schedule = {"stage": STAGES,
                 "tokens": "--epochs_stage_0 1 --icot_tokens 5 --icot_all_beyond 9".split(),
                 "all": ["--max_latent_stage", 2] if METHODS[method].fill else [],
@@ -133,7 +133,7 @@ def test_every_method_trains_and_evaluates(tmp_path, method):
                       "none": [0] * 4}[METHODS[method].steps]
 
 
-def test_a_new_stage_is_announced_with_an_example_and_resets_the_optimizer(tmp_path, capsys):
+def test_a_new_stage_comes_silently_or_keeps_the_optimizer(tmp_path, capsys):
     train(*PROSQA, *TINY, *STAGES, "--out_dir", tmp_path / "reset")
     printed = capsys.readouterr().out
     for stage, thoughts in enumerate(["0 thoughts", "1 thought", "2 thoughts"]):
@@ -147,7 +147,7 @@ def test_a_new_stage_is_announced_with_an_example_and_resets_the_optimizer(tmp_p
 
 
 @pytest.mark.parametrize("cut", [2, 3, 7])
-def test_a_run_that_was_cut_and_resumed_equals_the_uninterrupted_one_bit_by_bit(tmp_path, cut):
+def test_a_resumed_run_differs_from_the_uninterrupted_one_in_any_bit(tmp_path, cut):
     """Amid an epoch, at its end, and in a later stage; with dropout and stage mixing."""
     options = [*PRONTOQA, *TINY, *STAGES, "--dropout", 0.2, "--uniform_prob", 0.3]
     train(*options, "--out_dir", tmp_path / "whole")
@@ -164,7 +164,7 @@ def test_a_run_that_was_cut_and_resumed_equals_the_uninterrupted_one_bit_by_bit(
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
-def test_a_checkpoint_of_ours_starts_another_run_with_its_words_and_weights(tmp_path):
+def test_a_run_from_a_checkpoint_loses_its_words_weights_or_settings(tmp_path):
     """As on GSM8k in the paper: first CoT, then the curriculum from stage 1 on."""
     train("--task", "gsm8k", "--method", "cot", *TINY, "--out_dir", tmp_path / "cot")
     train("--task", "gsm8k", "--max_value", 99, "--most_steps", 3, "--epochs_stage_0", 0, *SHORT,
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_ours_starts_another_run_with_its_words_and_weights(tmp_
 # ---------------------------------------------------------------------------------------------
 # Settings and mistakes
 
-def test_the_papers_recipe_is_the_one_of_section_5_1():
+def test_the_papers_recipe_is_not_that_of_section_5_1():
     recipes = {"prontoqa": (1, 6, False, 5, 5),
                "prosqa": (1, 6, False, 5, 5),
                "gsm8k": (2, 3, True, 6, 3)}
@@ -212,7 +212,7 @@ def test_the_papers_recipe_is_the_one_of_section_5_1():
     (["--block_size", "50"], "no problem fits into a block of 50 tokens"),
     (["--resume"], "nothing to resume: there is no"),
 ])
-def test_a_wrong_option_gets_one_sentence(tmp_path, args, message, capsys):
+def test_a_wrong_option_is_accepted_or_gets_a_traceback(tmp_path, args, message, capsys):
     with pytest.raises(SystemExit) as stop:
         train(*args, "--out_dir", tmp_path)
     last = str(stop.value) if isinstance(stop.value.code, str) else capsys.readouterr().err
@@ -220,7 +220,7 @@ def test_a_wrong_option_gets_one_sentence(tmp_path, args, message, capsys):
     assert not (tmp_path / "ckpt.pt").exists()
 
 
-def test_a_run_is_never_overwritten_nor_resumed_as_another_one(tmp_path):
+def test_a_run_is_overwritten_or_resumed_as_another_one(tmp_path):
     options = [*PROSQA, *TINY, "--max_steps", 1, "--out_dir", tmp_path]
     train(*options)
     before = (tmp_path / "ckpt.pt").read_bytes()
@@ -231,7 +231,7 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another_one(tmp_path):
     assert (tmp_path / "ckpt.pt").read_bytes() == before
 
 
-def test_problems_longer_than_the_block_are_left_out_and_counted(tmp_path, capsys):
+def test_problems_longer_than_the_block_vanish_silently(tmp_path, capsys):
     train(*PROSQA, *TINY, "--block_size", 70, "--max_steps", 1, "--out_dir", tmp_path)
     assert "problems: they need more than 70 tokens" in capsys.readouterr().out
 
@@ -248,7 +248,7 @@ def finished_run(tmp_path_factory):
     return out_dir / "ckpt.pt"
 
 
-def test_sample_shows_each_thought_and_whether_the_answer_is_right(finished_run):
+def test_sample_hides_a_thought_or_whether_the_answer_is_right(finished_run):
     done = run("sample.py", "--ckpt", finished_run, "--index", 2, "--top", 3)
     assert done.returncode == 0, done.stderr
     thoughts = [line for line in done.stdout.splitlines() if line.startswith("thought")]
@@ -258,7 +258,7 @@ def test_sample_shows_each_thought_and_whether_the_answer_is_right(finished_run)
     assert fewer.stdout.count("\nthought ") == 1 and "1 thought," in fewer.stdout
 
 
-def test_sample_answers_questions_of_ones_own(finished_run):
+def test_sample_does_not_answer_a_question_of_ones_own(finished_run):
     question = "Every cat is a zebra. Rex is a cat. True or false: Rex is blue."
     assert question in run("sample.py", "--ckpt", finished_run, "--question", question).stdout
     done = run("sample.py", "--ckpt", finished_run, stdin=f"{question}\nA second one?\n\n")
@@ -274,7 +274,7 @@ def test_sample_answers_questions_of_ones_own(finished_run):
     (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "900"], "do not fit into block_size"),
     (["--init", "gpt2"], "--init needs a --question"),
 ])
-def test_a_wrong_question_gets_one_sentence(finished_run, tmp_path, args, message):
+def test_a_wrong_question_gets_a_traceback(finished_run, tmp_path, args, message):
     args = [arg.replace("{run}", str(finished_run)) for arg in args]
     if not args:
         args = ["--ckpt", tmp_path / "ckpt.pt"]
@@ -288,7 +288,7 @@ def test_a_wrong_question_gets_one_sentence(finished_run, tmp_path, args, messag
     ("gsm8k", "gsm8k_aug_valid.txt"),
     ("prontoqa", "prontoqa_5hop_raw.json"),
 ])
-def test_real_problems_are_trained_on_evaluated_and_sampled(
+def test_real_problems_cannot_be_trained_on_or_sampled(
         tmp_path, real_data, task, name, tokenizer, request, capsys):
     if tokenizer == "gpt2":
         request.getfixturevalue("needs_gpt2_vocabulary")
@@ -300,7 +300,7 @@ def test_real_problems_are_trained_on_evaluated_and_sampled(
     assert "thought 1" in capsys.readouterr().out
 
 
-def test_gpt2s_weights_get_the_new_tokens_and_train(tmp_path, needs_gpt2_vocabulary, capsys):
+def test_gpt2s_weights_do_not_get_the_new_tokens_or_train(tmp_path, needs_gpt2_vocabulary, capsys):
     """A file with the layout of the released one, tiny but for its 50,257 rows; then plain text."""
     from test_model import released_file
     torch.save(released_file(1, 64, 50257, 256), tmp_path / "pytorch_model.bin")
