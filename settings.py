@@ -45,7 +45,7 @@ class Settings:
     dropout: float = option("share of activations dropped in training")
 
     c_thought: int = option("thoughts for each step that is gone")
-    max_latent_stage: int = option("the last stage that adds thoughts")
+    max_latent_stage: int = option("the last stage that adds thoughts; from scratch by size")
     extra_stage: bool = option("end with a stage that drops all steps that are left")
     epochs: int = option("epochs in all")
     epochs_stage_0: int = option("epochs of stage 0, in which every step is written")
@@ -92,7 +92,6 @@ SCRATCH = {
     "block_size":       (512,        512,      512),
     "dropout":          (0.0,        0.0,      0.0),
     "c_thought":        (1,          1,        1),
-    "max_latent_stage": (3,          3,        3),
     "extra_stage":      (False,      True,     False),
     "epochs_stage_0":   (14,         14,       12),
     "epochs_per_stage": (4,          3,        4),
@@ -165,15 +164,19 @@ def complete(given, saved=None):
     saved: the settings of the run whose checkpoint --init names, if so: they go before the tables.
     """
     s = Settings(**given)
-    column = TASKS.index(s.task)
     recipe = SCRATCH if s.init == "scratch" else PAPER
-    if s.data not in ("generated", "balanced"):  # files: take all they hold
-        recipe = recipe | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
-    for name, values in recipe.items():
-        if getattr(s, name) is None and saved and saved["task"] == s.task:
-            setattr(s, name, saved[name])
+    if s.data not in ("generated", "balanced"):  # files hold chains as long as the paper's
+        stages = {name: PAPER[name] for name in ("c_thought", "max_latent_stage", "extra_stage")}
+        recipe = recipe | stages | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
+    values = {name: row[TASKS.index(s.task)] for name, row in recipe.items()}
+    if saved and saved["task"] == s.task:
+        values |= {name: saved[name] for name in values}
+    for name, value in values.items():
         if getattr(s, name) is None:
-            setattr(s, name, values[column])
+            setattr(s, name, value)
+    if s.max_latent_stage is None:  # so many that every step is a thought at the end
+        s.max_latent_stage = {"prontoqa": lambda: s.hops + 1, "gsm8k": lambda: s.most_steps,
+                              "prosqa": lambda: 6 if s.nodes >= 20 else 3}[s.task]()
     s.tokenizer = s.tokenizer or ("word" if s.init == "scratch" else "gpt2")
     if s.micro_batch is None:
         s.micro_batch = s.batch_size

@@ -175,6 +175,9 @@ def train(s, splits, model, enc, optimizer, run):
     train_split, valid, test = splits
     c, marks, block_size = s.curriculum(), markers_of(enc), model.config.block_size
     valid, test = (drop_too_long(split, enc, c, block_size) for split in (valid, test))
+    final = stage_at(s.epochs - 1, c)
+    if final < last_stage(c):
+        print(f"note: {s.epochs} epochs end at stage {final} of {last_stage(c)}")
     began = time.perf_counter() - run.seconds
     cut = False
 

@@ -23,7 +23,7 @@ SMALL = "--n_layer 2 --n_head 2 --n_embd 16".split()
 SHORT = ("--n_train 24 --n_valid 6 --n_test 6 --batch_size 8 --epochs 4 "
          "--max_new_tokens 20").split()
 TINY = SMALL + SHORT
-STAGES = "--epochs_stage_0 1 --epochs_per_stage 1 --max_latent_stage 2".split()
+STAGES = "--epochs_stage_0 1 --epochs_per_stage 1 --max_latent_stage 2 --no-extra_stage".split()
 
 
 def train(*args):
@@ -187,7 +187,15 @@ def test_the_papers_recipe_is_not_that_of_section_5_1():
         assert (s.c_thought, s.max_latent_stage, s.extra_stage) == (c_thought, stages, extra)
         assert (s.epochs_stage_0, s.epochs_per_stage, s.epochs) == (first, later, 50)
         assert (s.batch_size, s.learning_rate, s.weight_decay, s.grad_clip) == (128, 1e-4, 0.01, 0)
-    assert SCRATCH.keys() >= PAPER.keys()
+    assert SCRATCH.keys() | {"max_latent_stage"} >= PAPER.keys()
+
+
+def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
+    assert complete({}).max_latent_stage == 3 and complete({"hops": 5}).max_latent_stage == 6
+    assert complete({"task": "gsm8k", "most_steps": 5}).max_latent_stage == 5
+    assert complete({"task": "prosqa", "nodes": 28}).max_latent_stage == 6
+    official = complete({"task": "gsm8k", "data": "official"})
+    assert (official.c_thought, official.max_latent_stage, official.extra_stage) == (2, 3, True)
 
 
 @pytest.mark.parametrize("args, message", [
