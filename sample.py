@@ -118,6 +118,8 @@ def main(argv=None):
         (complete_text if args.init else ask_checkpoint)(args)
     except ValueError as error:
         raise SystemExit(f"sample.py: {error}")
+    except KeyboardInterrupt:
+        print()
 
 
 if __name__ == "__main__":

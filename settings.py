@@ -57,8 +57,9 @@ class Settings:
 
     batch_size: int = option("problems in an optimizer step")
     micro_batch: int = option("problems at a time, to save memory (default: batch_size)")
-    learning_rate: float = option("constant, but for warmup_steps")
+    learning_rate: float = option("constant, but for the next two")
     warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset")
+    decay_epochs: int = option("epochs at the end, over which the rate falls to 0")
     beta2: float = option("of AdamW")
     weight_decay: float = option("of AdamW", 0.01)
     grad_clip: float = option("largest norm of the gradient; 0: no limit")
@@ -102,6 +103,7 @@ SCRATCH = {
     "learning_rate":    (1e-3,       1e-3,     1e-3),
     "beta2":            (0.98,       0.98,     0.98),
     "warmup_steps":     (50,         50,       50),
+    "decay_epochs":     (6,          6,        6),
     "grad_clip":        (1.0,        1.0,      1.0),
     "max_new_tokens":   (128,        128,      64),
 }
@@ -129,6 +131,7 @@ PAPER = {
     "learning_rate":    (1e-4,       1e-4,     1e-4),
     "beta2":            (0.999,      0.999,    0.999),
     "warmup_steps":     (0,          0,        0),
+    "decay_epochs":     (0,          0,        0),
     "grad_clip":        (0.0,        0.0,      0.0),
     "max_new_tokens":   (128,        128,      64),
 }
@@ -210,7 +213,8 @@ def check(s, given):
     for name in (positive + " " + counts if generated else positive).split():
         if getattr(s, name) is not None and not getattr(s, name) > 0:
             raise ValueError(f"--{name} must be more than 0, not {getattr(s, name)}")
-    not_negative = "seed epochs_stage_0 max_latent_stage warmup_steps weight_decay grad_clip"
+    not_negative = "seed epochs_stage_0 max_latent_stage warmup_steps decay_epochs weight_decay " \
+                   "grad_clip"
     for name in (not_negative + " " + counts).split():
         if not 0 <= getattr(s, name) < 2**63:
             raise ValueError(f"--{name} must be 0 or more, not {getattr(s, name)}")

@@ -170,6 +170,14 @@ def drop_too_long(examples, enc, c, block_size):
 # --------------------------------------------------------------------------------------------------
 # The loop
 
+def learning_rate(s, run, steps_in_epoch):
+    """Grows over warmup_steps after each start of the optimizer, falls over the last decay_epochs."""
+    epochs_left = s.epochs - run.epoch - run.batch / steps_in_epoch
+    warm = run.stage_step / s.warmup_steps if s.warmup_steps else 1
+    cool = epochs_left / s.decay_epochs if s.decay_epochs else 1
+    return s.learning_rate * min(1, warm, cool)
+
+
 def train(s, splits, model, enc, optimizer, run):
     """Take a run through its curriculum; returns its results on the test split."""
     train_split, valid, test = splits
@@ -206,7 +214,7 @@ def train(s, splits, model, enc, optimizer, run):
                 torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip)
             run.stage_step += 1
             for group in optimizer.param_groups:
-                group["lr"] = s.learning_rate * min(1, run.stage_step / max(1, s.warmup_steps))
+                group["lr"] = learning_rate(s, run, len(epoch_batches))
             optimizer.step()
             optimizer.zero_grad()
             run.learned, run.batch, run.step = run.learned + learned, run.batch + 1, run.step + 1
