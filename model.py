@@ -19,6 +19,7 @@ References: the paper, section 3. OpenAI's GPT-2, github.com/openai/gpt-2, whose
 kept. The official code, github.com/facebookresearch/coconut: coconut.py computes the same function;
 here one mask replaces its lists of vectors, and generation is batched and cached.
 """
+import json
 import os
 import re
 import zipfile
@@ -162,8 +163,8 @@ class GPT(nn.Module):
         Takes `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` (downloaded once, to torch.hub's
         folder), a file like their `pytorch_model.bin`, a folder with one, or a state dict; names
         with the prefix of GPT2LMHeadModel or of the official Coconut will do. n_head is the one
-        size that no tensor shows: 64 dimensions a head, as in all four, unless it is given.
-        Raises ValueError for anything else.
+        size that no tensor shows: it is taken from a config.json beside the file, or else there are
+        64 dimensions a head, as in all four. Raises ValueError for anything else.
         """
         tensors, config = read_gpt2(name_or_path, n_head)
         config.dropout = dropout
@@ -266,7 +267,11 @@ def read_gpt2(source, n_head=None):
     if isinstance(source, dict):
         tensors, source = source, "the state dict"
     else:
-        tensors = torch_load(locate_gpt2(source))
+        path = locate_gpt2(source)
+        tensors, config_file = torch_load(path), os.path.join(os.path.dirname(path), "config.json")
+        if n_head is None and os.path.exists(config_file):
+            with open(config_file) as file:
+                n_head = json.load(file).get("n_head")
         if not isinstance(tensors, dict):
             raise ValueError(f"{source} holds no GPT-2 but a {type(tensors).__name__}")
     # Strip what wrappers prepend: GPT2LMHeadModel, the official Coconut, DDP, torch.compile. Leave

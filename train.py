@@ -171,7 +171,7 @@ def drop_too_long(examples, enc, c, block_size):
 # The loop
 
 def learning_rate(s, run, steps_in_epoch):
-    """Grows over warmup_steps after each start of the optimizer, falls over the last decay_epochs."""
+    """Grows over warmup_steps after the optimizer's start, falls over the last decay_epochs."""
     epochs_left = s.epochs - run.epoch - run.batch / steps_in_epoch
     warm = run.stage_step / s.warmup_steps if s.warmup_steps else 1
     cool = epochs_left / s.decay_epochs if s.decay_epochs else 1

@@ -238,6 +238,13 @@ def test_a_file_like_the_released_one_gives_other_logits_than_the_formulas(tmp_p
         torch.testing.assert_close(logits_of(model, ids), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_the_number_of_heads_in_a_config_beside_the_weights_is_ignored(tmp_path):
+    torch.save(released_file(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text('{"n_head": 4}')
+    assert GPT.from_pretrained(str(tmp_path)).config.n_head == 4
+    assert GPT.from_pretrained(str(tmp_path), n_head=8).config.n_head == 8
+
+
 @pytest.mark.parametrize("prefix", ["transformer.", "base_causallm.transformer."])
 def test_names_with_the_prefixes_of_wrappers_do_not_load(prefix):
     w = released_file()

@@ -146,6 +146,18 @@ def test_a_new_stage_comes_silently_or_keeps_the_optimizer(tmp_path, capsys):
     assert steps == {"reset": 6, "keep": 12}  # 3 steps an epoch; two epochs at the last stage
 
 
+def test_the_learning_rate_does_not_warm_up_after_a_reset_or_fall_at_the_end():
+    s = complete({"epochs": 10, "decay_epochs": 2, "warmup_steps": 4, "learning_rate": 1.0})
+
+    def rate(epoch, batch, stage_step):
+        return training.learning_rate(s, training.Run(epoch, batch, stage_step=stage_step), 5)
+
+    assert [rate(3, 0, step) for step in (1, 2, 4, 9)] == [0.25, 0.5, 1, 1]
+    assert [rate(8, batch, 99) for batch in (0, 5)] == [1, 0.5] and rate(9, 4, 99) < 0.11
+    paper = complete({"init": "gpt2"})
+    assert training.learning_rate(paper, training.Run(49, 4, stage_step=1), 5) == 1e-4
+
+
 @pytest.mark.parametrize("cut", [2, 3, 7])
 def test_a_resumed_run_differs_from_the_uninterrupted_one_in_any_bit(tmp_path, cut):
     """Amid an epoch, at its end, and in a later stage; with dropout and stage mixing."""
