@@ -185,7 +185,7 @@ def positions_and_mask(real):
     Real columns count 0, 1, 2 .. wherever the padding stands, and never look at it.
     """
     T = real.size(1)
-    pos = (real.cumsum(dim=1) - 1).clamp(min=0)
+    pos = (real.long().cumsum(dim=1) - 1).clamp(min=0)
     causal = torch.ones(T, T, dtype=torch.bool, device=real.device).tril()
     itself = torch.eye(T, dtype=torch.bool, device=real.device)
     mask = (causal & real[:, None, :]) | itself  # (B, T, T); itself, or padding would see nothing

@@ -81,8 +81,8 @@ SCRATCH = {
     "hops":             (2,          None,     None),
     "wording":          ("every",    None,     None),
     "nodes":            (None,       10,       None),
-    "max_value":        (None,       None,     99),
-    "most_steps":       (None,       None,     3),
+    "max_value":        (None,       None,     30),
+    "most_steps":       (None,       None,     2),
     "mixed_size":       (True,       True,     False),
     "n_train":          (6400,       6400,     6400),
     "n_valid":          (200,        200,      200),
@@ -92,7 +92,7 @@ SCRATCH = {
     "n_embd":           (128,        128,      128),
     "block_size":       (512,        512,      512),
     "dropout":          (0.0,        0.0,      0.0),
-    "c_thought":        (1,          1,        1),
+    "c_thought":        (1,          1,        2),
     "extra_stage":      (False,      True,     False),
     "epochs_stage_0":   (14,         14,       12),
     "epochs_per_stage": (4,          3,        4),
@@ -148,6 +148,7 @@ def parse(argv=None):
         if f.name in SCRATCH or f.name in PAPER:
             rows = [[str(value) for value in table.get(f.name, ()) if value is not None]
                     for table in (SCRATCH, PAPER)]
+            rows = [row if len(set(row)) > 1 else row[:1] for row in rows]  # say it once
             text += f" [{' | '.join(', '.join(row) or '-' for row in rows)}]"
         elif f.default is not None:
             text += f" (default: {f.default})"
