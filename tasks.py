@@ -54,7 +54,7 @@ def draw_prosqa(rng, nodes, balanced=False, mixed_size=False):
     below only the other: so depth alone betrays much. Balanced problems have both options at one
     depth and toss a coin for who is asked. Source: recovered from the released files.
     """
-    nodes = rng.randint(8, nodes) if mixed_size else nodes
+    nodes = rng.randint(6, nodes) if mixed_size else nodes
     hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
     depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
     while True:
