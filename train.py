@@ -54,8 +54,12 @@ def start_model(s, texts):
         enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(texts)
         sizes = (s.block_size, enc.n_vocab, s.n_layer, s.n_head, s.n_embd, s.dropout)
         return GPT(GPTConfig(*sizes)), enc
-    if saved_settings(s.init):
-        return load_run(s.init, dropout=s.dropout)[1:]
+    if saved := saved_settings(s.init):
+        _, model, enc = load_run(s.init, dropout=s.dropout)
+        if not METHODS[saved["method"]].fill:  # it has never used the markers: they start now
+            rows = model.wte.weight.data
+            rows[list(markers_of(enc))] = rows[enc.encode_ordinary("<<")[0]].clone()
+        return model, enc
     model = GPT.from_pretrained(s.init, dropout=s.dropout)
     enc = gpt2_encoding()
     if not 50257 <= model.config.vocab_size <= enc.n_vocab:
@@ -193,7 +197,7 @@ def train(s, splits, model, enc, optimizer, run):
         stage = stage_at(run.epoch, c)
         examples = drop_too_long(train_split(run.epoch), enc, c, block_size)
         if stage != run.stage:
-            announce(stage, s, examples[0], enc)
+            announce(stage, s, max(examples[:50], key=lambda e: len(e.steps)), enc)
             run.stage = stage
             if s.reset_optimizer:  # its averages are those of another task; the paper does so too
                 optimizer, run.stage_step = new_optimizer(s, model), 0
