@@ -103,7 +103,7 @@ SCRATCH = {
     "learning_rate":    (1e-3,       1e-3,     1e-3),
     "beta2":            (0.98,       0.98,     0.98),
     "warmup_steps":     (50,         50,       50),
-    "decay_epochs":     (0,          6,        6),
+    "decay_epochs":     (6,          6,        6),
     "grad_clip":        (1.0,        1.0,      1.0),
     "max_new_tokens":   (128,        128,      64),
 }
