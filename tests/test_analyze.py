@@ -1,0 +1,121 @@
+"""What runs are compared with, and the pictures and tables of them."""
+import json
+import sys
+
+import pytest
+
+import analyze
+import train as training
+from conftest import ROOT
+from data import Example, read_examples
+from shortcuts import gsm8k_guesses, prontoqa_guesses, prosqa_guesses, shortcut_accuracy
+from tasks import problems
+from test_tasks import check_prontoqa
+
+LOGS = sorted(map(str, (ROOT / "results").glob("*.jsonl")))
+TINY = ("--device cpu --n_layer 1 --n_head 1 --n_embd 8 --n_train 8 --n_valid 4 --n_test 6 "
+        "--batch_size 8 --epochs 2 --epochs_stage_0 1 --epochs_per_stage 1 --max_new_tokens 8")
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    out_dir = tmp_path_factory.mktemp("runs") / "prontoqa"
+    training.main(["--task", "prontoqa", "--hops", "2", *TINY.split(), "--out_dir", str(out_dir)])
+    return out_dir
+
+
+def test_a_prosqa_rule_bets_on_the_wrong_option():
+    """The lempus is two edges below Tom, the scrompus one below Rex and two below Tom's child."""
+    question = ("Tom is a terpus. Every terpus is a lempus. Rex is a scrompus. Every terpus is a "
+                "rorpus. Every rorpus is a scrompus. Is Tom a lempus or scrompus?")
+    tom, rex = "Tom is a lempus.", "Tom is a scrompus."
+    assert prosqa_guesses(question) == {
+        "first option": tom, "fewer mentions": tom, "first mentioned later": rex,
+        "not within 2 hops of anybody": None, "farther from its nearest entity": tom,
+        "more ancestors": rex}
+
+
+def test_a_prontoqa_rule_bets_on_the_wrong_answer():
+    question = ("Vumpuses are not wooden. Each gorpus is a vumpus. Every impus is wooden. Sally is "
+                "a gorpus. True or false: Sally is wooden.")
+    assert list(prontoqa_guesses(question).values()) == ["True", "False", "True", "False"]
+    swapped = question.replace("is wooden.", "is not wooden.", 2).replace("are not", "are")
+    assert list(prontoqa_guesses(swapped).values()) == ["False", "False", "True", "False"]
+
+
+def test_an_arithmetic_rule_misses_a_number():
+    question = "Ivy has 30 cards. Ivy buys two boxes with 4 cards in each box. How many?"
+    assert list(gsm8k_guesses(question).values()) == ["4", "30", "36", "240", "120", "26"]
+
+
+def test_a_rule_without_an_opinion_counts_as_right_or_wrong():
+    even = ("Tom is a lempus. Rex is a scrompus. Is Tom a lempus or scrompus?", [],
+            "Tom is a lempus.")
+    result = shortcut_accuracy("prosqa", [Example(*even)] * 3)
+    assert result["first option"] == 1 and result["more ancestors"] == 0.5
+
+
+@pytest.mark.parametrize("hops", [1, 2, 5])
+def test_the_last_hops_of_a_problem_are_no_sound_problem(hops):
+    for r in problems("prontoqa", 50, 0, hops=5):
+        example = Example(r["question"], r["steps"], r["answer"])
+        check_prontoqa(analyze.last_hops(example, hops)._asdict(), hops)
+
+
+def test_the_last_hops_of_the_generators_own_problems_are_no_sound_problem(real_data):
+    for example in read_examples(real_data / "prontoqa_5hop_raw.json"):
+        check_prontoqa(analyze.last_hops(example, 2)._asdict(), hops=2)
+
+
+def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
+    for seed, accuracy in enumerate([0.8, 0.9, 1.0]):
+        lines = [{"settings": {"task": "prosqa", "data": "generated", "seed": seed}},
+                 {"epoch": 1, "stage": 0, "val_accuracy": accuracy - 0.3},
+                 {"epoch": 2, "stage": 1, "val_accuracy": accuracy - 0.1},
+                 {"test_accuracy": accuracy, "test_tokens": 8, "seconds": 60 * seed}]
+        (tmp_path / f"{seed}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    analyze.main(["table", *(str(tmp_path / f"{seed}.jsonl") for seed in range(3))])
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 8.0 | 1 |"]
+
+
+def test_shortcuts_are_counted_on_other_problems_than_the_runs_own(tiny_run, capsys):
+    analyze.main(["shortcuts", str(tiny_run)])
+    out = capsys.readouterr().out
+    assert "6 test problems of prontoqa, generated" in out
+    assert "100.0%  the sign of the concept mentioned more often" in out
+
+
+@pytest.mark.parametrize("hops", [["--hops", 2], ["--hops", 1], []])
+def test_accuracy_on_a_file_is_not_measured(tiny_run, tmp_path, capsys, hops):
+    records = problems("prontoqa", 7, 1, "valid", hops=2)
+    (tmp_path / "other.json").write_text(json.dumps(records))
+    analyze.main(["accuracy", str(tiny_run), "--data", str(tmp_path / "other.json"),
+                  *map(str, hops)])
+    assert "of 7 problems right" in capsys.readouterr().out
+
+
+def test_the_run_is_tested_on_other_problems_the_second_time(tiny_run, capsys):
+    analyze.main(["accuracy", str(tiny_run), "--data", "generated"])
+    result = analyze.read_metrics(str(tiny_run))[2]
+    assert f"{result['test_accuracy']:.1%} of 6 problems" in capsys.readouterr().out
+
+
+def test_the_curves_are_not_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
+    analyze.main(["curve", *LOGS, "--out", str(tmp_path / "curve.png")])
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_matplotlib_ends_in_a_traceback(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit, match="analyze.py: .*pip install matplotlib"):
+        analyze.main(["curve", *LOGS, "--out", str(tmp_path / "curve.png")])
+
+
+@pytest.mark.parametrize("command", ["curve {}", "table {}", "shortcuts {}",
+                                     "accuracy {} --data generated"])
+def test_a_file_that_is_no_run_ends_in_a_traceback(tmp_path, command):
+    (tmp_path / "x").write_text("not a run")
+    with pytest.raises(SystemExit, match="analyze.py: .*(is no metrics.jsonl|cannot read)"):
+        analyze.main(command.format(tmp_path / "x").split())
