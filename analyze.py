@@ -3,17 +3,20 @@ Look at runs that are done: how they learned, and what their accuracy is worth.
 
     python analyze.py curve results/*.jsonl      loss and accuracy over training, as a picture
     python analyze.py table results/*.jsonl      accuracy, tokens and time of runs, over seeds
+    python analyze.py slim RUN                   a copy of its checkpoint, small enough to give away
     python analyze.py shortcuts RUN              what guessing gets on the run's own test problems
     python analyze.py accuracy RUN --data FILE   accuracy on problems from somewhere else
 
-A RUN is a folder that train.py has written; `curve`, `table` and `shortcuts` need no more than its
-metrics.jsonl, under any name. Only `curve` needs matplotlib.
+A RUN is a folder that train.py has written, or its metrics.jsonl under any name, or for `slim` and
+`accuracy` its checkpoint. Only `curve` needs matplotlib.
 """
 import argparse
 import json
 import os
 import re
 from statistics import mean, stdev
+
+import torch
 
 from curriculum import METHODS
 from data import Example, load_splits, read_examples
@@ -34,6 +37,10 @@ def read_metrics(path):
         raise ValueError(f"{path} is no metrics.jsonl of train.py ({error})") from None
     result = lines.pop() if lines and "test_accuracy" in lines[-1] else None
     return s, lines, result
+
+
+def checkpoint_of(run):
+    return os.path.join(run, "ckpt.pt") if os.path.isdir(run) else run
 
 
 # --------------------------------------------------------------------------------------------------
@@ -113,6 +120,19 @@ def table(args):
 
 
 # --------------------------------------------------------------------------------------------------
+# slim
+
+def slim(args):
+    """Write a run's checkpoint anew with weights in float16 and without the optimizer: a sixth."""
+    ckpt = load_run(checkpoint_of(args.run))[0]
+    ckpt["model"] = {name: tensor.half() for name, tensor in ckpt["model"].items()}
+    ckpt["model"]["lm_head.weight"] = ckpt["model"]["wte.weight"]  # one tensor, stored once
+    del ckpt["optimizer"]
+    torch.save(ckpt, args.out)
+    print(f"wrote {os.path.getsize(args.out) / 1e6:.1f} MB to {args.out}")
+
+
+# --------------------------------------------------------------------------------------------------
 # What an accuracy is worth
 
 def shortcuts(args):
@@ -128,8 +148,7 @@ def shortcuts(args):
 
 def accuracy(args):
     """Print a run's accuracy on other problems, greedy, at the stage that the run has reached."""
-    path = os.path.join(args.run, "ckpt.pt") if os.path.isdir(args.run) else args.run
-    ckpt, model, enc = load_run(path, pick_device(args.device))
+    ckpt, model, enc = load_run(checkpoint_of(args.run), pick_device(args.device))
     s = Settings(**ckpt["settings"])
     if os.path.isfile(args.data):
         examples = read_examples(args.data)
@@ -182,6 +201,8 @@ def main(argv=None):
     draw = command(curve, "loss and accuracy over training, as a picture", True)
     draw.add_argument("--out", default="curve.png", help="picture to write (default: %(default)s)")
     command(table, "accuracy, tokens and time of runs, over seeds", True)
+    small = command(slim, "a copy of a checkpoint, small enough to give away", False)
+    small.add_argument("--out", default="slim.pt", help="file to write (default: %(default)s)")
     command(shortcuts, "what guessing gets on the run's own test problems", False)
     other = command(accuracy, "accuracy on problems from somewhere else", False)
     other.add_argument("--data", required=True, help="a file, or what train.py's --data takes")

@@ -1,6 +1,8 @@
 """
 What training, sampling and analysis share: the loss, accuracy by generation, and checkpoints.
 """
+import time
+
 import tiktoken
 import torch
 import torch.nn.functional as F
@@ -35,15 +37,15 @@ def answers(model, prompts, enc, max_new_tokens):
 
 @torch.no_grad()
 def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
-    """{loss, accuracy, tokens, n} of Examples of text at a stage of Curriculum c; greedy.
+    """{loss, accuracy, tokens, seconds, n} of Examples of text at a stage of Curriculum c; greedy.
 
     loss: nats a supervised token. tokens: written ones and thoughts a problem, counted as in the
-    paper's Table 1, without markers, pauses and end token. Official run.py:440-480, there one
-    problem at a time.
+    paper's Table 1, without markers, pauses and end token. seconds: of writing, a problem. Official
+    run.py:440-480, there one problem at a time.
     """
     model.eval()
     marks, k = markers_of(enc), n_thoughts(stage, c)
-    nats = learned = correct = tokens = 0
+    nats = learned = correct = tokens = seconds = 0
     encoded = [(encode(example, enc), example.answer) for example in examples]
     encoded.sort(key=lambda pair: len(pair[0].question))  # little padding
     for i in range(0, len(encoded), batch_size):
@@ -52,11 +54,14 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
         nats += batch_loss(model, sequences, marks.thought).item()
         learned += count_learned(sequences)
         prompts = [prompt(example.question, k, c.method, marks) for example in batch]
+        began = time.perf_counter()
         texts, lengths = answers(model, prompts, enc, max_new_tokens)
+        seconds += time.perf_counter() - began
         correct += sum(is_correct(text, answer) for text, answer in zip(texts, gold))
         tokens += sum(lengths) + (k * len(batch) if METHODS[c.method].fill == "thought" else 0)
     n = len(examples)
-    return {"loss": nats / learned, "accuracy": correct / n, "tokens": tokens / n, "n": n}
+    return {"loss": nats / learned, "accuracy": correct / n, "tokens": tokens / n,
+            "seconds": seconds / n, "n": n}
 
 
 def load_run(path, device="cpu", dropout=0.0):

@@ -22,6 +22,9 @@ from evaluate import answers, load_run, pick_device
 from model import GPT, think
 from settings import Settings
 
+OWN = "out/prontoqa-coconut/ckpt.pt"
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "prontoqa.pt")
+
 
 @torch.no_grad()
 def nearest_tokens(model, ids, enc, top):
@@ -56,12 +59,14 @@ def ask(model, enc, method, question, k, top, max_new_tokens, answer=None):
 
 def ask_checkpoint(args):
     """Answer the test problem, the question, or the questions from the keyboard."""
-    if not os.path.exists(args.ckpt):
-        raise ValueError(f"no checkpoint {args.ckpt}: `python train.py --task prontoqa` makes one, "
+    path = args.ckpt or (OWN if os.path.exists(OWN) else SHIPPED)
+    if not os.path.exists(path):
+        raise ValueError(f"no checkpoint {path}: `python train.py --task prontoqa` makes one, "
                          "in the folder that it names at its end")
-    ckpt, model, enc = load_run(args.ckpt, pick_device(args.device))
+    ckpt, model, enc = load_run(path, pick_device(args.device))
     model.eval()
     s = Settings(**ckpt["settings"])
+    print(f"{s.method} on {s.task}, after {ckpt['run']['step']} steps: {os.path.relpath(path)}\n")
     k = n_thoughts(ckpt["run"]["stage"], s.curriculum())
     if args.n_thoughts is not None:
         if not METHODS[s.method].fill:
@@ -104,7 +109,7 @@ def count(text):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Ask a trained model, and watch its thoughts.")
     add = parser.add_argument
-    add("--ckpt", default="out/prontoqa-coconut/ckpt.pt", help="of a run (default: %(default)s)")
+    add("--ckpt", help=f"of a run (default: {OWN}, and before there is one results/prontoqa.pt)")
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--index", type=count, help="which test problem to ask, from 0")
     one.add_argument("--question", help="your own question")

@@ -277,6 +277,9 @@ def settings_of_resumed_run(given):
     if not os.path.exists(path):
         raise ValueError(f"nothing to resume: there is no {path}")
     ckpt = load_run(path)[0]
+    if "optimizer" not in ckpt:
+        raise ValueError(f"{path} has weights to ask, but no optimizer to go on with: start a new "
+                         f"run from it by --init {path}")
     saved, steps = ckpt["settings"], ckpt["run"]["step"]
     for name, value in given.items():
         if name not in free and value != saved[name]:

@@ -3,11 +3,14 @@ import json
 import sys
 
 import pytest
+import torch
 
 import analyze
 import train as training
 from conftest import ROOT
-from data import Example, read_examples
+from data import Example, load_splits, read_examples
+from evaluate import evaluate, load_run
+from settings import Settings
 from shortcuts import gsm8k_guesses, prontoqa_guesses, prosqa_guesses, shortcut_accuracy
 from tasks import problems
 from test_tasks import check_prontoqa
@@ -99,6 +102,30 @@ def test_the_run_is_tested_on_other_problems_the_second_time(tiny_run, capsys):
     analyze.main(["accuracy", str(tiny_run), "--data", "generated"])
     result = analyze.read_metrics(str(tiny_run))[2]
     assert f"{result['test_accuracy']:.1%} of 6 problems" in capsys.readouterr().out
+
+
+def test_a_slim_checkpoint_answers_otherwise_or_is_as_large(tiny_run, tmp_path, capsys):
+    analyze.main(["slim", str(tiny_run), "--out", str(tmp_path / "ckpt.pt")])
+    whole, small = load_run(tiny_run / "ckpt.pt"), load_run(tmp_path / "ckpt.pt")
+    for name, tensor in whole[1].state_dict().items():
+        torch.testing.assert_close(small[1].state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+    assert small[0]["settings"] == whole[0]["settings"]
+    assert small[2].encode("Every impus") == whole[2].encode("Every impus")
+    assert (tmp_path / "ckpt.pt").stat().st_size < 0.5 * (tiny_run / "ckpt.pt").stat().st_size
+
+
+def test_a_slim_checkpoint_is_resumed_without_its_optimizer(tiny_run, tmp_path):
+    analyze.main(["slim", str(tiny_run), "--out", str(tmp_path / "ckpt.pt")])
+    with pytest.raises(SystemExit, match="train.py: .* no optimizer .* --init"):
+        training.main(["--resume", "--out_dir", str(tmp_path)])
+
+
+def test_the_shipped_model_has_forgotten_what_it_learned():
+    ckpt, model, enc = load_run(ROOT / "results" / "prontoqa.pt")
+    s = Settings(**ckpt["settings"])
+    test = load_splits(s.data, s.task, s.size(), False, s.seed, 1, 1, 100)[2]
+    result = evaluate(model, test, ckpt["run"]["stage"], s.curriculum(), enc, 50, s.max_new_tokens)
+    assert result["n"] == 100 and result["accuracy"] >= 0.97
 
 
 def test_the_curves_are_not_drawn(tmp_path):

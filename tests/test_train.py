@@ -173,7 +173,8 @@ def test_a_resumed_run_differs_from_the_uninterrupted_one_in_any_bit(tmp_path, c
         for name, value in state.items():
             assert torch.equal(value, resumed["optimizer"]["state"][index][name])
     for a, b in zip(lines(tmp_path / "whole")[1:], lines(tmp_path / "cut")[1:], strict=True):
-        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+        assert {name: value for name, value in a.items() if "seconds" not in name} == {
+            name: value for name, value in b.items() if "seconds" not in name}
 
 
 def test_a_run_from_a_checkpoint_loses_its_words_weights_or_settings(tmp_path):
