@@ -82,9 +82,11 @@ def curve(args):
 
 def mark_stages(above, below, runs):
     """A dashed line where the first run that has stages enters one, with the stage's number."""
-    starts = [[(0 if i == 0 else epochs[i - 1]["step"], line["stage"])
-               for i, line in enumerate(epochs) if i == 0 or line["stage"] != epochs[i - 1]["stage"]]
-              for epochs in runs]
+    starts = []  # of each run: [(step, stage), ..]
+    for epochs in runs:
+        before = [{"step": 0, "stage": None}, *epochs]
+        starts.append([(last["step"], line["stage"]) for last, line in zip(before, epochs)
+                       if line["stage"] != last["stage"]])
     for step, stage in max(starts, key=len, default=[]):
         for panel in (above, below):
             panel.axvline(step, color="gray", linewidth=0.7, linestyle="--")
@@ -97,7 +99,11 @@ def mark_stages(above, below, runs):
 # table
 
 def table(args):
-    """Print a row for all runs that differ by no more than their seed; sd is over seeds."""
+    """Print a row for all runs of a task, data and method; seeds are averaged, sd is over them.
+
+    Accuracy is in %, after each stage on validation problems. tokens: written ones and thoughts a
+    problem; ms: to write the answer to a problem, in batches; minutes: of the whole training.
+    """
     groups = {}
     for path in args.runs:
         s, epochs, result = read_metrics(path)
@@ -105,18 +111,20 @@ def table(args):
             raise ValueError(f"{path} has no test results: the run is not done")
         key = (s.task, s.data, list(METHODS).index(s.method))
         groups.setdefault(key, []).append((s, epochs, result))
-    print("| task | data | method | seeds | accuracy after each stage | test | sd | tokens | minutes |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| task | data | method | seeds | after each stage | test | sd | tokens | ms | minutes |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for _, runs in sorted(groups.items()):
         s = runs[0][0]
         tests = [100 * result["test_accuracy"] for _, _, result in runs]
+        tokens, milliseconds, minutes = (
+            scale * mean(result[name] for _, _, result in runs) for name, scale in
+            [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
                     for _, epochs, _ in runs]
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
         print(f"| `{s.task}` | {s.data} | `{s.method}` | {len(runs)} | {stages} "
               f"| {mean(tests):.1f} | {f'{stdev(tests):.1f}' if len(tests) > 1 else ''} "
-              f"| {mean(result['test_tokens'] for _, _, result in runs):.1f} "
-              f"| {mean(result['seconds'] for _, _, result in runs) / 60:.0f} |")
+              f"| {tokens:.1f} | {milliseconds:.0f} | {minutes:.0f} |")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -103,9 +103,10 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self):
-        """GPT-2's initialisation, its 0.02 times sqrt(768 / C) at other widths, except that a token
-        and a position both start with norm 1, the positions as sinusoids: small models learn faster
-        from there."""
+        """GPT-2's initialisation, its 0.02 times sqrt(768 / C) at other widths, but for two things
+        that let small models learn faster: a token and a position both start with norm 1, the
+        positions as sinusoids; and keys start equal to queries, so that a column attends to equal
+        tokens and to its neighbours, from which looking things up is soon learned."""
         C, n_layer = self.config.n_embd, self.config.n_layer
         for name, p in self.named_parameters():
             if name.endswith("bias"):
@@ -114,6 +115,9 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=0.02 * (768 / C) ** 0.5 / (2 * n_layer) ** 0.5)
             elif name.startswith("h.") and "ln_" not in name:
                 nn.init.normal_(p, std=0.02 * (768 / C) ** 0.5)
+        for block in self.h:
+            queries, keys, _ = block.attn.c_attn.weight.chunk(3)
+            keys.copy_(queries)
         nn.init.normal_(self.wte.weight, std=C ** -0.5)
         column, row = torch.arange(C), torch.arange(self.config.block_size)[:, None]
         angle = row / 10000 ** (column // 2 * 2 / C)

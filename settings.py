@@ -33,7 +33,7 @@ class Settings:
     nodes: int = option("generated ProsQA: nodes of a graph")
     max_value: int = option("generated arithmetic: largest number")
     most_steps: int = option("generated arithmetic: most steps")
-    mixed_size: bool = option("mix easier problems into generated training problems")
+    mixed_size: bool = option("mix easier problems into training, at first only those")
     n_train: int = option("training problems in an epoch; 0: all there are")
     n_valid: int = option("validation problems; 0: all there are")
     n_test: int = option("test problems; 0: all there are")
@@ -94,13 +94,13 @@ SCRATCH = {
     "dropout":          (0.0,        0.0,      0.0),
     "c_thought":        (1,          1,        2),
     "extra_stage":      (False,      True,     False),
-    "epochs_stage_0":   (14,         14,       12),
-    "epochs_per_stage": (4,          3,        4),
-    "epochs":           (32,         32,       32),
+    "epochs_stage_0":   (11,         12,       12),
+    "epochs_per_stage": (3,          3,        4),
+    "epochs":           (28,         45,       32),
     "icot_tokens":      (4,          4,        4),
     "icot_all_beyond":  (39,         39,       39),
     "batch_size":       (32,         32,       32),
-    "learning_rate":    (1e-3,       1e-3,     1e-3),
+    "learning_rate":    (5e-4,       5e-4,     1e-3),
     "beta2":            (0.98,       0.98,     0.98),
     "warmup_steps":     (50,         50,       50),
     "decay_epochs":     (6,          6,        6),

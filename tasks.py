@@ -47,14 +47,15 @@ CONCEPTS = """bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus 
 POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # relative chance of k parents
 
 
-def draw_prosqa(rng, nodes, balanced=False, mixed_size=False):
+def draw_prosqa(rng, nodes, balanced=False, growth=None):
     """Return (edges, path, distractor): a graph, a shortest way to the answer, the wrong option.
 
     The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
     below only the other: so depth alone betrays much. Balanced problems have both options at one
-    depth and toss a coin for who is asked. Source: recovered from the released files.
+    depth and toss a coin for who is asked. With any growth (see `problems`) smaller graphs are
+    mixed in. Source: recovered from the released files.
     """
-    nodes = rng.randint(6, nodes) if mixed_size else nodes
+    nodes = nodes if growth is None else rng.randint(6, nodes)
     hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
     depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
     while True:
@@ -146,15 +147,17 @@ PROPERTIES = [family.split() for family in (  # no problem uses a family twice
     "slow moderate fast", "windy sunny overcast rainy snowy")]
 
 
-def draw_prontoqa(rng, hops, wording, balanced=False, mixed_size=False):
+def draw_prontoqa(rng, hops, wording, balanced=False, growth=None):
     """Return (chain, is_a, negated, dropped, wording): who is what, whose property has a "not".
 
     The chain c1 -> c2 -> .. leads to the property asked about, every ci also to a dead end di;
     e1 -> e2 stands apart; the lure has the opposite property, and is mentioned once only, which
-    gives it away. Balanced problems mention it as often as the end of the chain. In problems of
-    mixed size the chain may be shorter, and some, all or none of what distracts is dropped.
+    gives it away. Balanced problems mention it as often as the end of the chain. Growing problems
+    (see `problems`) may have a shorter chain, and some, all or none of what distracts is dropped.
     """
-    hops, kept = (rng.randint(1, hops), 1.3 * rng.random()) if mixed_size else (hops, 1)
+    kept = 1
+    if growth is not None:
+        hops, kept = rng.randint(1, 1 + round((hops - 1) * growth)), 1.3 * growth * rng.random()
     chain = [f"c{i}" for i in range(1, hops + 1)]
     dead_ends = [f"d{i}" for i in range(1, hops + 1)]
     is_a = [*zip(chain, [*chain[1:], "top"]), *zip(chain, dead_ends), ("e1", "e2")]
@@ -219,6 +222,7 @@ LIMITS = {
     "max_value": (range(20, 100000), "20..99999, as smaller numbers leave no room for a story"),
     "most_steps": (range(1, 6), "1..5, as a story has at most four middles"),
 }
+GROWING_EPOCHS = 4
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
 
 
@@ -227,13 +231,17 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, mixed_size=F
 
     SIZES has the size keywords of each task with their official values, LIMITS their range; epoch
     gives fresh problems of the same split. Balanced problems lack the shortcuts of the official
-    ones; mixed_size mixes in easier ones. Raises ValueError, in a sentence, for arguments that are
-    unknown or out of range.
+    ones. mixed_size mixes in easier ones; ProntoQA has only the easiest in epoch 0 (growth 0) and
+    every kind from GROWING_EPOCHS on (growth 1). Raises ValueError, in a sentence, for arguments
+    that are unknown or out of range.
     """
     check(task, split, balanced, mixed_size, size)
     draw, word = GENERATORS[task]
-    variant = {"balanced": balanced, "mixed_size": mixed_size}
-    options = SIZES[task] | size | {name: True for name in variant if variant[name]}
+    options = SIZES[task] | size
+    if balanced:
+        options["balanced"] = True
+    if mixed_size:
+        options["growth"] = min(1, epoch / GROWING_EPOCHS)
     rng = random.Random(f"{task} {seed} {split} {epoch}")
     records = []
     for _ in range(n):

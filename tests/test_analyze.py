@@ -75,11 +75,12 @@ def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
         lines = [{"settings": {"task": "prosqa", "data": "generated", "seed": seed}},
                  {"epoch": 1, "stage": 0, "val_accuracy": accuracy - 0.3},
                  {"epoch": 2, "stage": 1, "val_accuracy": accuracy - 0.1},
-                 {"test_accuracy": accuracy, "test_tokens": 8, "seconds": 60 * seed}]
+                 {"test_accuracy": accuracy, "test_tokens": 8, "test_seconds": 0.02,
+                  "seconds": 60 * seed}]
         (tmp_path / f"{seed}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     analyze.main(["table", *(str(tmp_path / f"{seed}.jsonl") for seed in range(3))])
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 8.0 | 1 |"]
+        "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 8.0 | 20 | 1 |"]
 
 
 def test_shortcuts_are_counted_on_other_problems_than_the_runs_own(tiny_run, capsys):

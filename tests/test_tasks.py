@@ -255,7 +255,8 @@ def prontoqa_statistics(record):
         "proof fact first": facts[-2] + "." == known[chain[0]],
         "rule before the next one": mean(
             facts.index(rule) < facts.index(then) for rule, then in zip(quoted, quoted[1:])),
-        "shortcut: the concept mentioned more often": 0.5 if bet is None else bet == record["answer"],
+        "shortcut: the concept mentioned more often":
+            0.5 if bet is None else bet == record["answer"],
     }
 
 
@@ -402,18 +403,27 @@ def test_a_prontoqa_proof_of_another_length_is_unsound(hops, balanced):
 
 def test_problems_of_mixed_size_are_unsound_or_lack_the_whole_or_the_easy_ones():
     """They are for training: a model learns to look one rule up before it finds its way."""
+    grown = {"mixed_size": True, "epoch": tasks.GROWING_EPOCHS}
     for balanced in (False, True):
-        records = problems("prontoqa", 400, 108, balanced=balanced, mixed_size=True, hops=3)
+        records = problems("prontoqa", 400, 108, balanced=balanced, hops=3, **grown)
         for record in records:
             check_prontoqa(record, len(record["steps"]) - 1, balanced, whole=False)
         sentences = [record["question"].count(".") for record in records]
         largest = 4 * 3 + 5 + (3 if balanced else 0) + 1
         assert max(sentences) == largest and sentences.count(largest) > 20
         assert min(sentences) < 6 and {len(record["steps"]) for record in records} == {2, 3, 4}
-    records = problems("prosqa", 200, 108, mixed_size=True, nodes=12)
+    records = problems("prosqa", 200, 108, nodes=12, **grown)
     for record in records:
         check_prosqa(record, range(2, 7))
     assert len({len(record["idx_to_symbol"]) for record in records}) > 5
+
+
+def test_prontoqa_of_mixed_size_does_not_grow_from_epoch_to_epoch():
+    epochs = [problems("prontoqa", 200, 109, epoch=epoch, mixed_size=True, hops=3)
+              for epoch in range(tasks.GROWING_EPOCHS + 1)]
+    lengths = [mean(len(record["question"]) for record in records) for records in epochs]
+    assert lengths == sorted(lengths)
+    assert {record["question"].count(".") for record in epochs[0]} == {4}, "one bare hop at first"
 
 
 def test_wording_every_lets_another_wording_through():
