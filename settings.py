@@ -100,7 +100,7 @@ SCRATCH = {
     "icot_tokens":      (4,          4,        4),
     "icot_all_beyond":  (39,         39,       39),
     "batch_size":       (32,         32,       32),
-    "learning_rate":    (5e-4,       5e-4,     1e-3),
+    "learning_rate":    (5e-4,       5e-4,     5e-4),
     "beta2":            (0.98,       0.98,     0.98),
     "warmup_steps":     (50,         50,       50),
     "decay_epochs":     (6,          6,        6),
