@@ -15,7 +15,11 @@ from model import GPT, GPTConfig, generate, think, torch_load
 def batch_loss(model, sequences, thought_id):
     """The loss of [(ids, targets), ..] in nats, summed over the supervised tokens."""
     ids, targets, thought, real = collate(sequences, thought_id, model.wte.weight.device)
-    hidden = think(model, ids, thought, real)
+    return supervised_loss(model, think(model, ids, thought, real), targets)
+
+
+def supervised_loss(model, hidden, targets):
+    """hidden (B, T, C), targets (B, T) -> nats, summed over the supervised tokens."""
     hidden, targets = hidden[:, :-1], targets[:, 1:]  # the state at column t predicts token t + 1
     learned = targets != NO_LOSS
     logits = model.lm_head(hidden[learned])  # (supervised tokens, V): no others are ever computed

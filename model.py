@@ -50,13 +50,22 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x, mask, past):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_head, T, head)
-        if past is not None:  # keys and values of the columns before these
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B, n_head, T, head)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        if past is None:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            present = [(k, v)]
+        else:  # columns before these: the first pass's, many, are read in place; the few since grow
+            (k0, v0), *since = past
+            if since:
+                k, v = torch.cat([since[0][0], k], dim=2), torch.cat([since[0][1], v], dim=2)
+            scores = torch.cat([q @ k0.mT, q @ k.mT], dim=3) * q.size(3) ** -0.5
+            p = scores.masked_fill(~mask, -torch.inf).softmax(dim=3)  # (B, n_head, T, all columns)
+            p0, p = F.dropout(p, dropout).split([k0.size(2), k.size(2)], dim=3)
+            y = p0 @ v0 + p @ v
+            present = [(k0, v0), (k, v)]
         y = y.transpose(1, 2).reshape(B, T, C)
-        return self.c_proj(y), (k, v)
+        return self.c_proj(y), present
 
 
 class MLP(nn.Module):
@@ -133,11 +142,12 @@ class GPT(nn.Module):
 
         pos (B, T) long: a position for each column; left out, they count on from the cache.
         mask (B, 1, T, cached + T) bool: True where a column may look; left out, it is causal.
-        past: the cache an earlier call returned: for each layer keys and values, both of shape
-        (B, n_head, cached, C / n_head). It is never changed in place, so gradients flow through.
+        past: the cache an earlier call returned: for each layer one or two pairs of keys and values
+        (B, n_head, columns, C / n_head), of the first pass and of all since. It is never changed in
+        place, so gradients flow through.
         """
         B, T, C = x.shape
-        cached = past[0][0].size(2) if past else 0
+        cached = sum(keys.size(2) for keys, _ in past[0]) if past else 0
         if pos is None:
             pos = torch.arange(cached, cached + T, device=x.device)
         if mask is None:
@@ -244,16 +254,21 @@ def generate(model, ids, thought, real, max_new_tokens, end_id):
     last_pos = model.config.block_size - 1
     room = (last_pos + 2 - pos).clamp(max=max_new_tokens)  # (B,) the last one needs no position
 
-    new, done = ids[:, :0], room == 0
-    while not done.all():
-        if new.size(1):
-            real = torch.cat([real, ~done[:, None]], dim=1)
-            x = model.embed(token)[:, None]  # (B, 1, C)
-            hidden, past = model(x, pos.clamp(max=last_pos)[:, None], real[:, None, None, :], past)
-            hidden, pos = hidden[:, -1], pos + 1
-        token = model.lm_head(hidden).argmax(dim=-1)  # (B,)
-        new = torch.cat([new, token[:, None]], dim=1)
-        done = done | (token == end_id) | (new.size(1) == room)
+    new = ids.new_full((B, max_new_tokens), end_id)
+    alive = torch.arange(B, device=ids.device)  # the rows that are still computed
+    for n in range(max_new_tokens):
+        token = model.lm_head(hidden).argmax(dim=-1)  # (alive,)
+        new[alive, n] = token
+        writing = (new[alive] != end_id)[:, :n + 1].all(dim=1) & (n + 1 < room[alive])
+        if not writing.any():
+            break
+        if 2 * writing.sum() <= len(alive):  # the others leave; not one by one, as it takes a copy
+            alive, token, pos, real = (rows[writing] for rows in (alive, token, pos, real))
+            past = [[(k[writing], v[writing]) for k, v in layer] for layer in past]
+        real = F.pad(real, (0, 1), value=True)
+        x = model.embed(token)[:, None]  # (alive, 1, C)
+        hidden, past = model(x, pos.clamp(max=last_pos)[:, None], real[:, None, None, :], past)
+        hidden, pos = hidden[:, -1], pos + 1
     rows = [row[:most] for row, most in zip(new.tolist(), room.tolist())]
     return [row[:row.index(end_id)] if end_id in row else row for row in rows]
 
