@@ -267,8 +267,10 @@ def collate(sequences, thought_id, device="cpu"):
         batch[row, columns] = torch.tensor(ids)
         targets[row, columns] = torch.tensor(learned)
         real[row, columns] = True
-    thought = (batch == thought_id) & real
-    return tuple(tensor.to(device) for tensor in (batch, targets, thought, real))
+    tensors = batch, targets, (batch == thought_id) & real, real
+    if torch.device(device).type == "cuda":  # the copies then need not wait, nor be waited for
+        return tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors)
+    return tuple(tensor.to(device) for tensor in tensors)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from curriculum import METHODS, NO_LOSS, build, n_thoughts, prompt
 from data import collate, encode, is_correct, markers_of
 from model import GPT, GPTConfig, generate, think, torch_load
+from parallel import share, total
 
 
 def batch_loss(model, sequences, thought_id):
@@ -51,7 +52,7 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
     marks, k = markers_of(enc), n_thoughts(stage, c)
     nats = learned = correct = tokens = seconds = 0
     encoded = [(encode(example, enc), example.answer) for example in examples]
-    encoded.sort(key=lambda pair: len(pair[0].question))  # little padding
+    encoded = share(sorted(encoded, key=lambda pair: len(pair[0].question)))  # little padding
     for i in range(0, len(encoded), batch_size):
         batch, gold = zip(*encoded[i:i + batch_size])
         sequences = [build(example, stage, c, marks) for example in batch]
@@ -64,6 +65,8 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
         correct += sum(is_correct(text, answer) for text, answer in zip(texts, gold))
         tokens += sum(lengths) + (k * len(batch) if METHODS[c.method].fill == "thought" else 0)
     n = len(examples)
+    nats, learned, correct, tokens, seconds = total([nats, learned, correct, tokens, seconds],
+                                                    model.wte.weight.device)
     return {"loss": nats / learned, "accuracy": correct / n, "tokens": tokens / n,
             "seconds": seconds / n, "n": n}
 

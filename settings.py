@@ -26,6 +26,9 @@ class Settings:
     out_dir: str = option("folder of the run (default: out/TASK-METHOD)")
     resume: bool = option("go on with the run in out_dir", False)
     device: str = option("auto, cpu, cuda, mps ..", "auto")
+    dtype: str = option("of matrix products; bfloat16 is for GPUs", "float32",
+                        choices=["float32", "bfloat16"])
+    compile: bool = option("let torch.compile fuse the model's operations", False)
     seed: int = option("of weights, problems, their order, and dropout", 0)
 
     hops: int = option("generated ProntoQA: hops of a proof, 1-6")

@@ -25,6 +25,7 @@ from data import (batches, encode, encoding_state, gpt2_encoding, load_splits, m
                   word_encoding)
 from evaluate import batch_loss, count_learned, evaluate, load_run, pick_device
 from model import GPT, GPTConfig, torch_load
+from parallel import RANK, RANKS, join, leave, micro_batches, shared_loss, total
 from settings import Settings, check, complete, parse
 
 ON_TERMINAL = sys.stdout.isatty()
@@ -76,26 +77,31 @@ def saved_settings(path):
 
 def new_optimizer(s, model):
     return torch.optim.AdamW(model.parameters(), s.learning_rate, betas=(0.9, s.beta2),
-                             weight_decay=s.weight_decay)
+                             weight_decay=s.weight_decay, fused=True)
 
 
 def start(s):
     """All that `train` needs besides Settings, for a new run or a resumed one."""
     torch.manual_seed(s.seed)
-    device = pick_device(s.device)
+    device = join(pick_device(s.device))
     splits = load_splits(s.data, s.task, s.size(), s.mixed_size, s.seed,
                          s.n_train, s.n_valid, s.n_test)
     if not s.resume:
         model, enc = start_model(s, [text_of(example) for example in splits[0](0)])
         model.to(device)
-        return splits, model, enc, new_optimizer(s, model), Run()
-    ckpt, model, enc = load_run(os.path.join(s.out_dir, "ckpt.pt"), device, s.dropout)
-    optimizer = new_optimizer(s, model)
-    optimizer.load_state_dict(ckpt["optimizer"])
-    torch.set_rng_state(ckpt["rng"])
-    if device.type == "cuda" and "cuda_rng" in ckpt:  # a run may have moved from a CPU
-        torch.cuda.set_rng_state(ckpt["cuda_rng"], device)
-    return splits, model, enc, optimizer, Run(**ckpt["run"])
+        optimizer, run = new_optimizer(s, model), Run()
+    else:
+        ckpt, model, enc = load_run(os.path.join(s.out_dir, "ckpt.pt"), device, s.dropout)
+        optimizer, run = new_optimizer(s, model), Run(**ckpt["run"])
+        optimizer.load_state_dict(ckpt["optimizer"])
+        torch.set_rng_state(ckpt["rng"])
+        if device.type == "cuda" and "cuda_rng" in ckpt:  # a run may have moved from a CPU
+            torch.cuda.set_rng_state(ckpt["cuda_rng"], device)
+    if RANK > 0:  # dropout differs in every rank
+        torch.manual_seed(s.seed + 1_000_003 * RANK + run.step)
+    if s.compile:
+        model.compile(dynamic=True)
+    return splits, model, enc, optimizer, run
 
 
 def save(s, run, model, optimizer, enc):
@@ -113,14 +119,16 @@ def save_metrics(s, run, *results):
     cuda = torch.cuda.is_available() and s.device not in ("cpu", "mps")
     machine = torch.cuda.get_device_name() if cuda else platform.processor()
     header = {"settings": asdict(s), "machine": machine or platform.machine(),
-              "threads": torch.get_num_threads(), "python": platform.python_version(),
-              "torch": torch.__version__}
+              "ranks": RANKS, "threads": torch.get_num_threads(), "torch": torch.__version__,
+              "python": platform.python_version()}
     text = "".join(json.dumps(line) + "\n" for line in [header, *run.history, *results])
     write_whole(os.path.join(s.out_dir, "metrics.jsonl"), "w", lambda file: file.write(text))
 
 
 def write_whole(path, mode, write):
     """Let write(file) make a new version of a file; a crash on the way leaves the old one."""
+    if RANK > 0:  # one rank writes for all
+        return
     with open(path + ".tmp", mode) as file:
         write(file)
         file.flush()
@@ -190,6 +198,9 @@ def train(s, splits, model, enc, optimizer, run):
     final = stage_at(s.epochs - 1, c)
     if final < last_stage(c):
         print(f"note: {s.epochs} epochs end at stage {final} of {last_stage(c)}")
+    device = model.wte.weight.device
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
+    loss_of = shared_loss(model, lambda *batch: batch_loss(*batch, marks.thought))
     began = time.perf_counter() - run.seconds
     cut = False
 
@@ -209,11 +220,13 @@ def train(s, splits, model, enc, optimizer, run):
             raise SystemExit(f"train.py: {s.data} has fewer problems than when the run began")
         model.train()
         for batch in epoch_batches[run.batch:]:
-            learned = count_learned(batch)
-            for i in range(0, len(batch), s.micro_batch):
-                nats = batch_loss(model, batch[i:i + s.micro_batch], marks.thought)
-                (nats / learned).backward()  # summed over micro-batches: the mean of the batch
-                run.nats += nats.item()
+            learned, nats = count_learned(batch), 0.0
+            for part in micro_batches(batch, s.micro_batch):
+                with autocast:
+                    loss = loss_of(part)
+                (loss / learned).backward()  # summed over micro-batches: the mean of the batch
+                nats += loss.item()
+            run.nats += total([nats], device)[0] / RANKS
             if s.grad_clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip)
             run.stage_step += 1
@@ -228,7 +241,8 @@ def train(s, splits, model, enc, optimizer, run):
             if cut:
                 break
 
-        result = evaluate(model, valid, stage, c, enc, s.micro_batch, s.max_new_tokens)
+        with autocast:
+            result = evaluate(model, valid, stage, c, enc, s.micro_batch, s.max_new_tokens)
         run.seconds = time.perf_counter() - began
         print(f"{LINE_START}epoch {run.epoch + 1}/{s.epochs}  stage {stage}  "
               f"train loss {run.nats / run.learned:.4f}  valid loss {result['loss']:.4f}  "
@@ -243,7 +257,8 @@ def train(s, splits, model, enc, optimizer, run):
         save(s, run, model, optimizer, enc)
         save_metrics(s, run)
 
-    result = evaluate(model, test, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
+    with autocast:
+        result = evaluate(model, test, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
     line = {"stage": run.stage, "step": run.step, "seconds": round(run.seconds, 1),
             **{f"test_{name}": value for name, value in result.items()}}
     save_metrics(s, run, line)
@@ -292,13 +307,17 @@ def settings_of_resumed_run(given):
 
 
 def main(argv=None):
+    if RANK > 0:  # one rank speaks for all
+        sys.stdout = open(os.devnull, "w")
     given = parse(argv)
     try:
         s = (settings_of_resumed_run if given.get("resume") else settings_of_new_run)(given)
         parts = start(s)
     except ValueError as error:  # a person's mistake; later ones are the program's
         raise SystemExit(f"train.py: {error}")
-    return train(s, *parts)
+    line = train(s, *parts)
+    leave()
+    return line
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""The three ways that bench.py times compute one and the same, and its tables are complete."""
+import json
+
+import pytest
+import torch
+
+import bench
+from conftest import ROOT, tiny_gpt
+from model import think
+from test_model import aligned, pad, random_rows
+
+SMALL = ("--n_layer 1 --n_head 2 --n_embd 16 --batch_size 2 --rounds 1 --problems 4 --eval_batch 3 "
+         "--new_tokens 3 --stages 0 2").split()
+
+
+def test_the_slow_way_computes_something_else_than_the_loop():
+    model, rows = tiny_gpt(), random_rows([0, 6, 1, 3, 2])
+    ids, thought, real = pad(rows, aligned(rows))
+    theirs, ours = (way(model, ids, thought, real)[real] for way in (bench.slow, think))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    floor = bench.floor(model, ids, thought, real)[real]
+    assert floor.shape == ours.shape and not torch.allclose(floor, ours, atol=1e-3)
+    none = torch.zeros_like(thought)
+    assert torch.equal(bench.floor(model, ids, none, real), think(model, ids, none, real))
+
+
+@pytest.mark.parametrize("extra", [["--columns", "40"], ["--task", "gsm8k"], ["--memory"]])
+def test_the_table_lacks_a_stage_or_a_way(capsys, extra):
+    bench.main([*SMALL, "--no-memory", *extra])
+    header, _, *rows, _, last = capsys.readouterr().out.splitlines()
+    assert "ours/floor" in header and [row.split()[1] for row in rows] == ["0", "2"]
+    assert "nan" not in "".join(rows) and last.startswith("evaluation: ")
+
+
+def test_the_numbers_for_programs_are_not_json_or_not_positive(capsys):
+    bench.main([*SMALL, "--json", "--ways", "floor", "ours"])
+    result = json.loads(capsys.readouterr().out)
+    assert [line["thoughts"] for line in result["steps"]] == [0, 2]
+    for line in result["steps"]:
+        assert min(line[name] for name in ("floor_ms", "ours_ms", "floor_mb", "ours_mb",
+                                           "ours_to_floor", "gflops", "tokens_per_s")) > 0
+        assert "slow_ms" not in line
+    assert min(result["evaluation"].values()) > 0
+
+
+def test_a_slope_is_not_that_of_a_power():
+    assert bench.slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_a_file_without_problems_ends_in_a_traceback():
+    with pytest.raises(SystemExit, match="bench.py: .*holds no problems"):
+        bench.main([*SMALL, "--data", str(ROOT / "LICENSE")])
