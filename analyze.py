@@ -19,10 +19,10 @@ from statistics import mean, stdev
 import torch
 
 from curriculum import METHODS
-from data import Example, load_splits, read_examples
-from evaluate import evaluate, load_run, pick_device
+from data import Example, is_correct, load_splits, read_examples
+from evaluate import load_run, pick_device, written_answers
 from settings import Settings
-from shortcuts import shortcut_accuracy
+from shortcuts import points, shortcut_accuracy
 
 
 def read_metrics(path):
@@ -155,7 +155,8 @@ def shortcuts(args):
 
 
 def accuracy(args):
-    """Print a run's accuracy on other problems, greedy, at the stage that the run has reached."""
+    """Print a run's accuracy on other problems, at the stage that it has reached, and apart for the
+    problems in which a shortcut is right, silent and wrong: a model that uses none has no gap."""
     ckpt, model, enc = load_run(checkpoint_of(args.run), pick_device(args.device))
     s = Settings(**ckpt["settings"])
     if os.path.isfile(args.data):
@@ -164,12 +165,20 @@ def accuracy(args):
         examples = load_splits(args.data, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
     if args.hops:
         examples = [last_hops(example, args.hops) for example in examples]
-    result = evaluate(model, examples, ckpt["run"]["stage"], s.curriculum(), enc, 64,
-                      s.max_new_tokens)
-    right, n = round(result["accuracy"] * result["n"]), result["n"]
-    print(f"{right / n:.1%} of {n} problems right ({right}), {result['tokens']:.1f} tokens each")
-    for rule, share in shortcut_accuracy(s.task, examples).items():
-        print(f"{share:6.1%}  {rule}")
+    written = written_answers(model, examples, ckpt["run"]["stage"], s.curriculum(), enc, 64,
+                              s.max_new_tokens)
+    right = [is_correct(text, example.answer) for (text, _), example in zip(written, examples)]
+    print(f"the model: {mean(right):.1%} of {len(right)} problems right\n\n"
+          "the model, where a rule is ..                the rule\n"
+          "right          silent         wrong          itself")
+    table = [points(s.task, example) for example in examples]
+    for rule in table[0]:
+        cells = []
+        for point in (1, 0.5, 0):
+            some = [ok for ok, row in zip(right, table) if row[rule] == point]
+            cells.append(f"{mean(some):6.1%} of {len(some):<4}" if some else "-")
+        print("".join(f"{cell:15}" for cell in cells)
+              + f"{mean(row[rule] for row in table):6.1%}  {rule}")
 
 
 def last_hops(example, hops):

@@ -41,30 +41,44 @@ def answers(model, prompts, enc, max_new_tokens):
 
 
 @torch.no_grad()
+def written_answers(model, examples, stage, c, enc, batch_size, max_new_tokens):
+    """What the model writes for each Example of text, greedily: [(text, length in tokens), ..]."""
+    model.eval()
+    marks, k = markers_of(enc), n_thoughts(stage, c)
+    prompts = [prompt(encode(e, enc).question, k, c.method, marks) for e in examples]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
+    written = {}
+    for start in range(0, len(order), batch_size):
+        some = order[start:start + batch_size]
+        texts, lengths = answers(model, [prompts[i] for i in some], enc, max_new_tokens)
+        written |= zip(some, zip(texts, lengths))
+    return [written[i] for i in range(len(examples))]
+
+
+@torch.no_grad()
 def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
-    """{loss, accuracy, tokens, seconds, n} of Examples of text at a stage of Curriculum c; greedy.
+    """{loss, accuracy, tokens, seconds, n} of Examples of text at a stage of Curriculum c.
 
     loss: nats a supervised token. tokens: written ones and thoughts a problem, counted as in the
     paper's Table 1, without markers, pauses and end token. seconds: of writing, a problem. Official
     run.py:440-480, there one problem at a time.
     """
     model.eval()
-    marks, k = markers_of(enc), n_thoughts(stage, c)
-    nats = learned = correct = tokens = seconds = 0
-    encoded = [(encode(example, enc), example.answer) for example in examples]
-    encoded = share(sorted(encoded, key=lambda pair: len(pair[0].question)))  # little padding
-    for i in range(0, len(encoded), batch_size):
-        batch, gold = zip(*encoded[i:i + batch_size])
-        sequences = [build(example, stage, c, marks) for example in batch]
+    n, marks = len(examples), markers_of(enc)
+    examples = share(sorted(examples, key=lambda example: len(example.question)))
+    nats = learned = 0
+    for i in range(0, len(examples), batch_size):
+        sequences = [build(encode(e, enc), stage, c, marks) for e in examples[i:i + batch_size]]
         nats += batch_loss(model, sequences, marks.thought).item()
         learned += count_learned(sequences)
-        prompts = [prompt(example.question, k, c.method, marks) for example in batch]
-        began = time.perf_counter()
-        texts, lengths = answers(model, prompts, enc, max_new_tokens)
-        seconds += time.perf_counter() - began
-        correct += sum(is_correct(text, answer) for text, answer in zip(texts, gold))
-        tokens += sum(lengths) + (k * len(batch) if METHODS[c.method].fill == "thought" else 0)
-    n = len(examples)
+
+    began = time.perf_counter()
+    written = written_answers(model, examples, stage, c, enc, batch_size, max_new_tokens)
+    seconds = time.perf_counter() - began
+    correct = sum(is_correct(text, e.answer) for (text, _), e in zip(written, examples))
+    tokens = sum(length for _, length in written)
+    if METHODS[c.method].fill == "thought":
+        tokens += n_thoughts(stage, c) * len(examples)
     nats, learned, correct, tokens, seconds = total([nats, learned, correct, tokens, seconds],
                                                     model.wte.weight.device)
     return {"loss": nats / learned, "accuracy": correct / n, "tokens": tokens / n,

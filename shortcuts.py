@@ -7,6 +7,7 @@ The official problems have such shortcuts, and the generated ones keep them (tas
 """
 import math
 import re
+from statistics import mean
 
 from arithmetic import SPELLED
 from data import is_correct
@@ -82,11 +83,13 @@ def gsm8k_guesses(question):
 GUESSES = {"prosqa": prosqa_guesses, "prontoqa": prontoqa_guesses, "gsm8k": gsm8k_guesses}
 
 
+def points(task, example):
+    """{rule: 1 if it bets on the answer, 0 if on another, 0.5 if it has no opinion}."""
+    return {rule: 0.5 if bet is None else float(is_correct("### " + bet, example.answer))
+            for rule, bet in GUESSES[task](example.question).items()}
+
+
 def shortcut_accuracy(task, examples):
     """{rule: accuracy} of a task's rules on Examples of text; no opinion counts as half right."""
-    right = {}
-    for example in examples:
-        for rule, bet in GUESSES[task](example.question).items():
-            point = 0.5 if bet is None else is_correct("### " + bet, example.answer)
-            right[rule] = right.get(rule, 0) + point
-    return {rule: points / len(examples) for rule, points in right.items()}
+    table = [points(task, example) for example in examples]
+    return {rule: mean(row[rule] for row in table) for rule in table[0]}
