@@ -48,11 +48,11 @@ def checkpoint_of(run):
 
 def curve(args):
     """Draw training and validation loss, and accuracy, over steps: a column of panels a task."""
+    runs = [read_metrics(path)[:2] for path in args.runs]
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("curve draws with matplotlib: pip install matplotlib") from None
-    runs = [read_metrics(path)[:2] for path in args.runs]
     tasks = sorted({s.task for s, _ in runs})
     colors = dict(zip(sorted({s.method for s, _ in runs}, key=list(METHODS).index),
                       ["C0", "C1", "C2", "C3", "C4", "C5", "C8", "C9"]))

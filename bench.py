@@ -70,15 +70,12 @@ def start(args):
                                max(args.batch_size, args.problems))[2]
     enc = gpt2_encoding() if args.tokenizer == "gpt2" else word_encoding(map(text_of, examples))
     shape = (1024, enc.n_vocab, args.n_layer, args.n_head, args.n_embd)
-    model = GPT(GPTConfig(*shape)).to(args.device)
-    if args.compile:
-        model.compile(dynamic=True)
-    return model, enc, examples
+    return GPT(GPTConfig(*shape)).to(args.device), enc, examples
 
 
 def batch_at(stage, args, enc, examples):
-    """ids, targets, thought, real of the first problems, or of args.columns random tokens a row with
-    ten to learn; `stage` says how many are thoughts."""
+    """ids, targets, thought, real of the first problems, or of args.columns random tokens a row
+    with ten to learn; `stage` says how many are thoughts."""
     if args.columns:
         ids = torch.randint(256, (args.batch_size, args.columns), device=args.device)
         targets, column = ids.clone(), torch.arange(args.columns, device=args.device)
@@ -285,7 +282,6 @@ def parse(argv):
     add("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure it too")
     add("--device", default="cpu", help="(default: %(default)s)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="(%(default)s)")
-    add("--compile", action="store_true", help="torch.compile the model")
     add("--scaling", action="store_true", help="how cost grows, instead")
     add("--json", action="store_true", help="print the numbers for a program to read")
     add("--peak", nargs=2, help=argparse.SUPPRESS)

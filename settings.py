@@ -28,7 +28,6 @@ class Settings:
     device: str = option("auto, cpu, cuda, mps ..", "auto")
     dtype: str = option("of matrix products; bfloat16 is for GPUs", "float32",
                         choices=["float32", "bfloat16"])
-    compile: bool = option("let torch.compile fuse the model's operations", False)
     seed: int = option("of weights, problems, their order, and dropout", 0)
 
     hops: int = option("generated ProntoQA: hops of a proof, 1-6")

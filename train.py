@@ -99,8 +99,6 @@ def start(s):
             torch.cuda.set_rng_state(ckpt["cuda_rng"], device)
     if RANK > 0:  # dropout differs in every rank
         torch.manual_seed(s.seed + 1_000_003 * RANK + run.step)
-    if s.compile:
-        model.compile(dynamic=True)
     return splits, model, enc, optimizer, run
 
 
