@@ -20,7 +20,8 @@ import torch
 
 from curriculum import METHODS
 from data import Example, is_correct, load_splits, read_examples
-from evaluate import load_run, pick_device, written_answers
+from evaluate import written_answers
+from runs import load_run, pick_device
 from settings import Settings
 from shortcuts import points, shortcut_accuracy
 

@@ -23,7 +23,6 @@ Two more formats are read as they are: GSM8k-Aug's lines, and the JSON of Pronto
 `python data.py prosqa problems.json` writes generated problems (tasks.py), for you to look at.
 """
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -34,6 +33,7 @@ import tiktoken
 import torch
 
 from curriculum import NO_LOSS, Markers
+from files import download
 from tasks import LIMITS, SIZES, problems
 
 
@@ -155,26 +155,23 @@ OFFICIAL = {  # file: (url, SHA-256, or None where it is not known to us)
 
 
 def download_official(task, folder="data"):
-    """The folder with a task's released files, fetched on first use, with a progress bar."""
+    """The folder with a task's released files, fetched on first use."""
     if task == "prontoqa":
         raise ValueError(
             "no ProntoQA files were released: run github.com/asaparov/prontoqa at f0145b8, `python "
             "run_experiment.py --model-name json --model-size dummy --ordering random --num-trials "
             "10000 --few-shot-examples 0 --ontology fictional --min-hops 5 --max-hops 5 "
             "--hops-skip 1`, and pass what it writes: --data 5hop_0shot_random.json")
-    os.makedirs(folder, exist_ok=True)
     for name, (url, sha256) in OFFICIAL.items():
         path = os.path.join(folder, name)
         if name.startswith(task) and not os.path.exists(path):
-            print(f"downloading {url}")
-            try:  # to a temporary name first; a wrong hash is refused
-                torch.hub.download_url_to_file(url, path, hash_prefix=sha256)
-            except (OSError, RuntimeError) as error:
+            try:
+                digest = download(url, path, sha256)
+            except OSError as error:
                 raise ValueError(f"could not download {url} ({error}): put the file at {path} "
                                  "yourself, or use --data generated") from None
             if sha256 is None:
-                with open(path, "rb") as file:
-                    print("unchecked, SHA-256", hashlib.file_digest(file, "sha256").hexdigest())
+                print(f"unchecked, SHA-256 {digest}")
     return folder
 
 

@@ -1,15 +1,14 @@
 """
-What training, sampling and analysis share: the loss, accuracy by generation, and checkpoints.
+What training, sampling and analysis share: the loss, and accuracy by generation.
 """
 import time
 
-import tiktoken
 import torch
 import torch.nn.functional as F
 
 from curriculum import METHODS, NO_LOSS, build, n_thoughts, prompt
 from data import collate, encode, is_correct, markers_of
-from model import GPT, GPTConfig, generate, think, torch_load
+from model import generate, think
 from parallel import share, total
 
 
@@ -83,27 +82,3 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
                                                     model.wte.weight.device)
     return {"loss": nats / learned, "accuracy": correct / n, "tokens": tokens / n,
             "seconds": seconds / n, "n": n}
-
-
-def load_run(path, device="cpu", dropout=0.0):
-    """(checkpoint dict, model, Encoding) as train.py saved them; ValueError for any other file."""
-    ckpt = torch_load(path)
-    if not (isinstance(ckpt, dict) and "settings" in ckpt):
-        raise ValueError(f"{path} is no checkpoint of train.py")
-    enc = tiktoken.Encoding(**ckpt["encoding"])
-    model = GPT(GPTConfig(**ckpt["config"] | {"dropout": dropout}))
-    model.load_state_dict(ckpt["model"])
-    return ckpt, model.to(device), enc
-
-
-def pick_device(name):
-    """The torch.device of a name; auto is the fastest there is. ValueError if it cannot be used."""
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise ValueError(f"no device {name} here ({reason}): try --device cpu") from None
-    return torch.device(name)

@@ -22,12 +22,13 @@ here one mask replaces its lists of vectors, and generation is batched and cache
 import json
 import os
 import re
-import zipfile
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+from files import download, read_torch
 
 
 @dataclass
@@ -287,7 +288,7 @@ def read_gpt2(source, n_head=None):
         tensors, source = source, "the state dict"
     else:
         path = locate_gpt2(source)
-        tensors, config_file = torch_load(path), os.path.join(os.path.dirname(path), "config.json")
+        tensors, config_file = read_torch(path), os.path.join(os.path.dirname(path), "config.json")
         if n_head is None and os.path.exists(config_file):
             with open(config_file) as file:
                 n_head = json.load(file).get("n_head")
@@ -327,20 +328,9 @@ def locate_gpt2(name_or_path):
     path = os.path.join(torch.hub.get_dir(), "checkpoints", f"{name_or_path}.bin")
     if not os.path.exists(path):
         url = GPT2_URL.format(name_or_path)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, path, hash_prefix=GPT2_SHA256[name_or_path])
-        except (OSError, RuntimeError) as error:
+            download(url, path, GPT2_SHA256[name_or_path])
+        except OSError as error:
             raise ValueError(f"could not download {url} ({error}): fetch it where there is a "
                              "network, and give the file's path instead of the name") from None
     return path
-
-
-def torch_load(path):
-    """What torch saved in a file, on the CPU; runs no code of the file. Raises ValueError."""
-    try:
-        mmap = zipfile.is_zipfile(path)  # not in the format before torch 1.6
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # of half a dozen types
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot read {path} as a file torch saved: {reason}") from None

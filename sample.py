@@ -18,8 +18,9 @@ import torch
 
 from curriculum import METHODS, n_thoughts, prompt
 from data import collate, gpt2_encoding, is_correct, load_splits, markers_of
-from evaluate import answers, load_run, pick_device
+from evaluate import answers
 from model import GPT, think
+from runs import load_run, pick_device
 from settings import Settings
 
 OWN = "out/prontoqa-coconut/ckpt.pt"

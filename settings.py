@@ -68,6 +68,7 @@ class Settings:
     reset_optimizer: bool = option("start AdamW anew at each stage, as the paper does", True)
     max_new_tokens: int = option("most tokens written in an evaluation")
     max_steps: int = option("cut the run at this step, but still evaluate and save")
+    save_every: float = option("seconds from one saving of the run to the next")
 
     def size(self):
         """The size of generated problems, as tasks.problems takes it."""
@@ -108,6 +109,7 @@ SCRATCH = {
     "decay_epochs":     (6,          6,        6),
     "grad_clip":        (1.0,        1.0,      1.0),
     "max_new_tokens":   (128,        128,      64),
+    "save_every":       (10.0,       10.0,     10.0),
 }
 # The paper's recipe, section 5.1 and the official args/*.yaml, for pre-trained weights.
 PAPER = {
@@ -136,6 +138,7 @@ PAPER = {
     "decay_epochs":     (0,          0,        0),
     "grad_clip":        (0.0,        0.0,      0.0),
     "max_new_tokens":   (128,        128,      64),
+    "save_every":       (300.0,      300.0,    300.0),
 }
 
 
@@ -217,7 +220,7 @@ def check(s, given):
         if getattr(s, name) is not None and not getattr(s, name) > 0:
             raise ValueError(f"--{name} must be more than 0, not {getattr(s, name)}")
     not_negative = "seed epochs_stage_0 max_latent_stage warmup_steps decay_epochs weight_decay " \
-                   "grad_clip"
+                   "grad_clip save_every"
     for name in (not_negative + " " + counts).split():
         if not 0 <= getattr(s, name) < 2**63:
             raise ValueError(f"--{name} must be 0 or more, not {getattr(s, name)}")

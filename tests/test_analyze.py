@@ -9,7 +9,8 @@ import analyze
 import train as training
 from conftest import ROOT
 from data import Example, load_splits, read_examples
-from evaluate import evaluate, load_run
+from evaluate import evaluate
+from runs import load_run
 from settings import Settings
 from shortcuts import gsm8k_guesses, prontoqa_guesses, prosqa_guesses, shortcut_accuracy
 from tasks import problems

@@ -13,7 +13,8 @@ import train as training
 from conftest import ROOT, tiny_gpt
 from curriculum import METHODS, Curriculum, build
 from data import Example, encode, markers_of, text_of, word_encoding
-from evaluate import batch_loss, count_learned, evaluate, load_run
+from evaluate import batch_loss, count_learned, evaluate
+from runs import Run, load_run
 from settings import PAPER, SCRATCH, TASKS, complete
 from tasks import problems
 
@@ -150,12 +151,12 @@ def test_the_learning_rate_does_not_warm_up_after_a_reset_or_fall_at_the_end():
     s = complete({"epochs": 10, "decay_epochs": 2, "warmup_steps": 4, "learning_rate": 1.0})
 
     def rate(epoch, batch, stage_step):
-        return training.learning_rate(s, training.Run(epoch, batch, stage_step=stage_step), 5)
+        return training.learning_rate(s, Run(epoch, batch, stage_step=stage_step), 5)
 
     assert [rate(3, 0, step) for step in (1, 2, 4, 9)] == [0.25, 0.5, 1, 1]
     assert [rate(8, batch, 99) for batch in (0, 5)] == [1, 0.5] and rate(9, 4, 99) < 0.11
     paper = complete({"init": "gpt2"})
-    assert training.learning_rate(paper, training.Run(49, 4, stage_step=1), 5) == 1e-4
+    assert training.learning_rate(paper, Run(49, 4, stage_step=1), 5) == 1e-4
 
 
 @pytest.mark.parametrize("cut", [2, 3, 7])
@@ -236,7 +237,7 @@ def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
     (["--batch_size", "0"], "--batch_size must be more than 0"),
     (["--learning_rate", "nan"], "--learning_rate must be more than 0"),
     (["--uniform_prob", "2"], "--uniform_prob is a probability"),
-    (["--block_size", "50"], "no problem fits into a block of 50 tokens"),
+    (["--block_size", "50"], "no problem fits into 50 tokens: give more by --block_size"),
     (["--resume"], "nothing to resume: there is no"),
 ])
 def test_a_wrong_option_is_accepted_or_gets_a_traceback(tmp_path, args, message, capsys):
@@ -260,7 +261,7 @@ def test_a_run_is_overwritten_or_resumed_as_another_one(tmp_path):
 
 def test_problems_longer_than_the_block_vanish_silently(tmp_path, capsys):
     train(*PROSQA, *TINY, "--block_size", 70, "--max_steps", 1, "--out_dir", tmp_path)
-    assert "problems: they need more than 70 tokens" in capsys.readouterr().out
+    assert "problems: they need more than the 70 tokens of --block_size" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------
