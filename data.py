@@ -48,12 +48,19 @@ class Example(NamedTuple):
 # Files
 
 def read_examples(path):
-    """The Examples of a file in any of the three formats. ValueError: file, record and reason."""
+    """The Examples of a file in any of the three formats. ValueError: file, record and reason.
+
+    Steps without text are dropped. Of GSM8k-Aug's files, lines without just one || are no problems.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"cannot read {path}: it is no file")  # a device might never end
     try:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read {path}: it is no text in UTF-8, or packed ({error})") from None
     if text.startswith("version https://git-lfs"):
         raise ValueError(f"{path} is a Git-LFS pointer: run `git lfs pull` where it comes from")
     if text.lstrip()[:1] in ("[", "{"):
@@ -64,11 +71,17 @@ def read_examples(path):
         if isinstance(records, dict):
             records = [prontoqa_record(raw) for raw in records.values()]
     else:
-        records = [gsm8k_record(line) for line in text.split("\n") if line.count("||") == 1]
+        lines = [line for line in text.split("\n") if line.strip()]
+        records = [gsm8k_record(line) for line in lines if line.count("||") == 1]
+        if 0 < len(records) < len(lines):
+            print(f"left out {len(lines) - len(records)} lines of {path}, which are no problems")
     if not records:
         raise ValueError(f"{path} holds no problems, neither [{{question, steps, answer}}, ..] "
                          "nor lines `question||<<a=b>> .. #### answer`")
     return [to_example(record, f"{path}, record {i}") for i, record in enumerate(records, start=1)]
+
+
+MOST_CHARACTERS = 100_000  # of a text: more would take hours to cut into tokens
 
 
 def to_example(record, where):
@@ -81,6 +94,14 @@ def to_example(record, where):
         raise ValueError(f"{where}: question and answer must be texts, steps a list of texts")
     if not (question.strip() and answer.strip()):
         raise ValueError(f"{where} has an empty question or answer")
+    if "#" in answer:
+        raise ValueError(f"{where} has a # in its answer, which is where an answer would begin")
+    for text in (question, answer, *steps):
+        if len(text) > MOST_CHARACTERS:
+            raise ValueError(f"{where} has a text of {len(text)} characters, above the limit of "
+                             f"{MOST_CHARACTERS}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{where} has half a character (a lone surrogate)")
     return Example(question, [step for step in steps if step.strip()], answer)
 
 
@@ -108,7 +129,8 @@ def load_splits(source, task, size, mixed_size, seed, n_train, n_valid, n_test):
     source: "generated" or "balanced" (see tasks.py; new problems every epoch, for training also of
     mixed size), "official" (the released files, downloaded once), a folder with train, valid and
     test files, or a single file, split by position as officially ProntoQA is, 90 : 2 : 8. n_* cut
-    what files hold, if not 0. Raises ValueError for what cannot be had.
+    what files hold, if not 0. No question of the other two is left in the training split. Raises
+    ValueError for what cannot be had.
     """
     if source in ("generated", "balanced"):
         def generate(split, n, epoch=0, mixed_size=False):
@@ -129,7 +151,14 @@ def load_splits(source, task, size, mixed_size, seed, n_train, n_valid, n_test):
         if not all(parts):
             raise ValueError(f"{source} has {len(whole)} problems, too few to split 90 : 2 : 8")
     train, valid, test = (part[:n or None] for part, n in zip(parts, (n_train, n_valid, n_test)))
-    return (lambda epoch: train), valid, test
+    held_out = {example.question for example in valid + test}
+    unseen = [example for example in train if example.question not in held_out]
+    if len(unseen) < len(train):
+        print(f"left out {len(train) - len(unseen)} of {len(train)} problems for training, as they "
+              "are among those for validation or test too")
+    if not unseen:
+        raise ValueError(f"{source} has no problem for training that is not tested on")
+    return (lambda epoch: unseen), valid, test
 
 
 def find_split(folder, task, split):

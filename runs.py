@@ -61,7 +61,8 @@ def settings_of_new_run(given):
 def saved_settings(path):
     """The settings in a checkpoint of train.py; None if the path is anything else."""
     saved = read_torch(path) if os.path.isfile(path) else None
-    return saved["settings"] if isinstance(saved, dict) and "settings" in saved else None
+    ours = isinstance(saved, dict) and "settings" in saved
+    return load_run(path)[0]["settings"] if ours else None
 
 
 def start_model(s, texts):
