@@ -100,7 +100,7 @@ class GPT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        assert config.n_embd % config.n_head == 0, (config.n_embd, config.n_head)
+        assert config.n_embd % config.n_head == config.n_embd % 2 == 0, config
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
@@ -113,10 +113,9 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self):
-        """GPT-2's initialisation, its 0.02 times sqrt(768 / C) at other widths, but for two things
-        that let small models learn faster: a token and a position both start with norm 1, the
-        positions as sinusoids; and keys start equal to queries, so that a column attends to equal
-        tokens and to its neighbours, from which looking things up is soon learned."""
+        """GPT-2's initialisation, its 0.02 times sqrt(768 / C) at other widths, but for what lets
+        small models learn soon to look things up: a token and a position both start with norm 1,
+        the positions as sinusoids, and the first heads look one, two and three tokens back."""
         C, n_layer = self.config.n_embd, self.config.n_layer
         for name, p in self.named_parameters():
             if name.endswith("bias"):
@@ -125,14 +124,23 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=0.02 * (768 / C) ** 0.5 / (2 * n_layer) ** 0.5)
             elif name.startswith("h.") and "ln_" not in name:
                 nn.init.normal_(p, std=0.02 * (768 / C) ** 0.5)
-        for block in self.h:
-            queries, keys, _ = block.attn.c_attn.weight.chunk(3)
-            keys.copy_(queries)
         nn.init.normal_(self.wte.weight, std=C ** -0.5)
-        column, row = torch.arange(C), torch.arange(self.config.block_size)[:, None]
-        angle = row / 10000 ** (column // 2 * 2 / C)
-        waves = torch.where(column % 2 == 0, angle.sin(), angle.cos())
+        frequency = 3 / 10000 ** (torch.arange(0, C, 2) / C)  # of a sine and a cosine each
+        angle = torch.arange(self.config.block_size)[:, None] * frequency
+        waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
         self.wpe.weight.copy_(waves * (2 / C) ** 0.5)
+        self.look_back(frequency)
+
+    def look_back(self, frequency):
+        """Let head 0, 1, 2 of the first layer start by attending 1, 2, 3 tokens back: a key is the
+        waves of its position, a query those of its own turned back by so many positions."""
+        n_head, size = self.config.n_head, self.config.n_embd // self.config.n_head
+        queries, keys, _ = self.h[0].attn.c_attn.weight.view(3, n_head, size, -1)
+        for head in range(min(3, n_head)):
+            keys[head] = 1.5 * torch.eye(size, self.config.n_embd)  # the fastest waves
+            waves = torch.view_as_complex(keys[head].view(size, -1, 2))
+            turn = torch.polar(torch.ones_like(frequency), -(head + 1) * frequency)
+            queries[head] = torch.view_as_real(waves * turn).flatten(1)
 
     def embed(self, ids):
         """(B, T) token ids -> (B, T, C) embeddings; positions are added in `forward`."""

@@ -227,5 +227,5 @@ def check(s, given):
     for name in ("dropout", "uniform_prob", "beta2"):
         if not 0 <= getattr(s, name) <= 1:
             raise ValueError(f"--{name} is a probability, which {getattr(s, name)} is not")
-    if s.init == "scratch" and s.n_embd % s.n_head:
-        raise ValueError(f"--n_embd {s.n_embd} must be a multiple of --n_head {s.n_head}")
+    if s.init == "scratch" and (s.n_embd % s.n_head or s.n_embd % 2):
+        raise ValueError(f"--n_embd {s.n_embd} must be even, and a multiple of --n_head {s.n_head}")

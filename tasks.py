@@ -52,9 +52,11 @@ def draw_prosqa(rng, nodes, balanced=False, growth=None):
 
     The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
     below only the other: so depth alone betrays much. Balanced problems have both options at one
-    depth and toss a coin for who is asked. With any growth (see `problems`) smaller graphs are
-    mixed in. Source: recovered from the released files.
+    depth and toss a coin for who is asked. Growing problems (see `problems`) are two bare chains
+    below growth 1, and then graphs of mixed size. Source: recovered from the released files.
     """
+    if growth is not None and growth < 1:
+        return draw_chains(rng, rng.randint(6, 10))
     nodes = nodes if growth is None else rng.randint(6, nodes)
     hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
     depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
@@ -85,6 +87,17 @@ def draw_prosqa(rng, nodes, balanced=False, growth=None):
     new = {node: i for i, node in enumerate(kept)}
     edges = [[new[parent], new[node]] for node in kept for parent in parents[node]]
     return edges, [new[node] for node in path], new[distractor]
+
+
+def draw_chains(rng, nodes):
+    """What draw_prosqa returns, for a graph without branches: one chain from each entity."""
+    chains, edges = [[0], [1]], []
+    for node in range(2, nodes):
+        chain = chains[node - 2] if node < 4 else rng.choice(chains)
+        edges.append([chain[-1], node])
+        chain.append(node)
+    path, other = rng.sample(chains, 2)
+    return edges, path, other[-1]
 
 
 def draw_graph(rng, nodes):
@@ -222,7 +235,7 @@ LIMITS = {
     "max_value": (range(20, 100000), "20..99999, as smaller numbers leave no room for a story"),
     "most_steps": (range(1, 6), "1..5, as a story has at most four middles"),
 }
-GROWING_EPOCHS = 4
+GROWING_EPOCHS = {"prosqa": 8, "prontoqa": 4}
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
 
 
@@ -231,9 +244,9 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, mixed_size=F
 
     SIZES has the size keywords of each task with their official values, LIMITS their range; epoch
     gives fresh problems of the same split. Balanced problems lack the shortcuts of the official
-    ones. mixed_size mixes in easier ones; ProntoQA has only the easiest in epoch 0 (growth 0) and
-    every kind from GROWING_EPOCHS on (growth 1). Raises ValueError, in a sentence, for arguments
-    that are unknown or out of range.
+    ones. mixed_size mixes in easier ones: only the easiest in epoch 0 (growth 0), every kind from
+    GROWING_EPOCHS on (growth 1). Raises ValueError, in a sentence, for arguments that are unknown
+    or out of range.
     """
     check(task, split, balanced, mixed_size, size)
     draw, word = GENERATORS[task]
@@ -241,7 +254,7 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, mixed_size=F
     if balanced:
         options["balanced"] = True
     if mixed_size:
-        options["growth"] = min(1, epoch / GROWING_EPOCHS)
+        options["growth"] = min(1, epoch / GROWING_EPOCHS[task])
     rng = random.Random(f"{task} {seed} {split} {epoch}")
     records = []
     for _ in range(n):

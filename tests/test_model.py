@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import tiny_gpt
-from model import GPT, generate, think
+from model import GPT, GPTConfig, generate, think
 
 
 def pad(rows, n_left=None):
@@ -170,6 +170,21 @@ def test_the_question_or_its_thoughts_do_not_reach_the_answer():
     think(model, ids, thought, real)[0, -1].sum().backward()
     assert (embedded.grad[0, :8].abs().sum(dim=1) > 0).all()
     assert embedded.grad[0, 8:11].abs().max() == 0  # a placeholder never reaches the model
+
+
+# ---------------------------------------------------------------------------------------------
+# The start
+
+def test_a_head_does_not_start_by_looking_as_far_back_as_it_should():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=100, vocab_size=90, n_layer=1, n_head=4, n_embd=128))
+    x = model.embed(torch.randint(90, (8, 100))) + model.wpe.weight
+    qkv = model.h[0].attn.c_attn(model.h[0].ln_1(x)).view(8, 100, 3, 4, 32)
+    queries, keys, _ = qkv.permute(2, 0, 3, 1, 4)
+    attention = (queries @ keys.mT / 32 ** 0.5).softmax(dim=-1).mean(dim=0)  # (4, 100, 100)
+    for head, back in enumerate((1, 2, 3)):
+        weights = [attention[head].diagonal(-n).mean().item() for n in range(6)]
+        assert max(weights) == weights[back] > 0.4
 
 
 # ---------------------------------------------------------------------------------------------

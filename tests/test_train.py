@@ -233,7 +233,7 @@ def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
     (["--method", "cot", "--c_thought", "2"], "--c_thought would change nothing"),
     (["--method", "no_cot", "--uniform_prob", ".1"], "--uniform_prob would change nothing"),
     (["--init", "gpt2", "--n_layer", "3"], "--n_layer would change nothing"),
-    (["--n_embd", "30"], "--n_embd 30 must be a multiple of --n_head"),
+    (["--n_embd", "30"], "--n_embd 30 must be even, and a multiple of --n_head"),
     (["--batch_size", "0"], "--batch_size must be more than 0"),
     (["--learning_rate", "nan"], "--learning_rate must be more than 0"),
     (["--uniform_prob", "2"], "--uniform_prob is a probability"),
