@@ -18,6 +18,8 @@ from statistics import mean, stdev
 
 import torch
 
+import draw
+import thoughts
 from curriculum import METHODS
 from data import Example, is_correct, load_splits, read_examples
 from evaluate import written_answers
@@ -45,59 +47,14 @@ def checkpoint_of(run):
 
 
 # --------------------------------------------------------------------------------------------------
-# curve
+# Many runs
 
 def curve(args):
     """Draw training and validation loss, and accuracy, over steps: a column of panels a task."""
     runs = [read_metrics(path)[:2] for path in args.runs]
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("curve draws with matplotlib: pip install matplotlib") from None
-    tasks = sorted({s.task for s, _ in runs})
-    colors = dict(zip(sorted({s.method for s, _ in runs}, key=list(METHODS).index),
-                      ["C0", "C1", "C2", "C3", "C4", "C5", "C8", "C9"]))
-    figure = Figure(figsize=(1 + 4.2 * len(tasks), 5.6), layout="constrained")
-    panels = figure.subplots(2, len(tasks), squeeze=False, sharex="col", sharey="row")
-    for task, (above, below) in zip(tasks, panels.T):
-        labelled = set()
-        for s, epochs in runs:
-            if s.task != task or not epochs:
-                continue
-            steps = [line["step"] for line in epochs]
-            style = {"color": colors[s.method], "linewidth": 1, "alpha": 0.8}
-            above.plot(steps, [line["train_loss"] for line in epochs], linestyle=":", **style)
-            above.plot(steps, [line["val_loss"] for line in epochs], **style)
-            below.plot(steps, [100 * line["val_accuracy"] for line in epochs], **style,
-                       label=s.method if s.method not in labelled else None)
-            labelled.add(s.method)
-        mark_stages(above, below, [epochs for s, epochs in runs if s.task == task])
-        above.set(title=task, yscale="log")
-        below.set(xlabel="optimizer steps", ylim=(0, 103))
-        below.legend(loc="lower right", fontsize="small")
-    panels[0, 0].set_ylabel("loss, nats a supervised token\n(dotted: in training)")
-    panels[1, 0].set_ylabel("accuracy on validation problems, %")
-    figure.savefig(args.out, dpi=110)
+    draw.curve(runs, args.out)
     print(f"drew {len(runs)} runs to {args.out}")
 
-
-def mark_stages(above, below, runs):
-    """A dashed line where the first run that has stages enters one, with the stage's number."""
-    starts = []  # of each run: [(step, stage), ..]
-    for epochs in runs:
-        before = [{"step": 0, "stage": None}, *epochs]
-        starts.append([(last["step"], line["stage"]) for last, line in zip(before, epochs)
-                       if line["stage"] != last["stage"]])
-    for step, stage in max(starts, key=len, default=[]):
-        for panel in (above, below):
-            panel.axvline(step, color="gray", linewidth=0.7, linestyle="--")
-        above.annotate(f"stage {stage}" if stage == 0 else str(stage), (step, 1), (3, -9),
-                       xycoords=("data", "axes fraction"), textcoords="offset points",
-                       fontsize="small", color="gray")
-
-
-# --------------------------------------------------------------------------------------------------
-# table
 
 def table(args):
     """Print a row for all runs of a task, data and method; seeds are averaged, sd is over them.
@@ -158,12 +115,7 @@ def shortcuts(args):
 def accuracy(args):
     """Print a run's accuracy on other problems, at the stage that it has reached, and apart for the
     problems in which a shortcut is right, silent and wrong: a model that uses none has no gap."""
-    ckpt, model, enc = load_run(checkpoint_of(args.run), pick_device(args.device))
-    s = Settings(**ckpt["settings"])
-    if os.path.isfile(args.data):
-        examples = read_examples(args.data)
-    else:
-        examples = load_splits(args.data, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
+    s, ckpt, model, enc, examples = model_and_problems(args)
     if args.hops:
         examples = [last_hops(example, args.hops) for example in examples]
     written = written_answers(model, examples, ckpt["run"]["stage"], s.curriculum(), enc, 64,
@@ -180,6 +132,18 @@ def accuracy(args):
             cells.append(f"{mean(some):6.1%} of {len(some):<4}" if some else "-")
         print("".join(f"{cell:15}" for cell in cells)
               + f"{mean(row[rule] for row in table):6.1%}  {rule}")
+
+
+def model_and_problems(args):
+    """Settings, checkpoint, model, Encoding of a run, and the Examples of --data to try it with."""
+    ckpt, model, enc = load_run(checkpoint_of(args.run), pick_device(args.device))
+    s = Settings(**ckpt["settings"])
+    source = args.data or s.data
+    if os.path.isfile(source):
+        examples = read_examples(source)
+    else:
+        examples = load_splits(source, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
+    return s, ckpt, model.eval(), enc, examples
 
 
 def last_hops(example, hops):
@@ -205,31 +169,162 @@ def last_hops(example, hops):
     return Example(". ".join(kept), example.steps[start:], example.answer)
 
 
+# --------------------------------------------------------------------------------------------------
+# Thoughts, by thoughts.py
+
+def probe_of(args, *tasks):
+    """The thoughts.Probe of a run; ValueError for a run that `tasks` or thoughts are foreign to."""
+    s, ckpt, model, enc, examples = model_and_problems(args)
+    if METHODS[s.method].fill != "thought":
+        raise ValueError(f"a run of {s.method} has no thoughts to look at")
+    if tasks and s.task not in tasks:
+        raise ValueError(f"{args.command} is for {' and '.join(tasks)}, and this run is of {s.task}")
+    return thoughts.Probe(model, enc, examples[:args.n], s.task, s.curriculum(),
+                          ckpt["run"]["stage"], s.max_new_tokens)
+
+
+def keep(args, **results):
+    """Write OUT.json, and OUT.png by the functions of draw.py that have the results' names."""
+    if not args.out:
+        return
+    with open(args.out + ".json", "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1)
+    names = [name for name in results if hasattr(draw, name)]
+    for i, name in enumerate(names):
+        getattr(draw, name)(results[name], f"{args.out}{f'-{name}' if i else ''}.png")
+    print(f"\nwrote {args.out}.json" + f" and {args.out}.png" * bool(names))
+
+
+def percent(share):
+    return f"{100 * share:.1f}"
+
+
+def print_table(names, rows):
+    for row in (names, ["---"] * len(names), *rows):
+        print(f"| {' | '.join(map(str, row))} |")
+
+
+def sweep(args):
+    """Answer with fewer and more thoughts than at the last stage."""
+    probe = probe_of(args)
+    result = thoughts.sweep(probe, probe.k if args.most is None else args.most)
+    kinds = thoughts.CATEGORIES if probe.task == "prosqa" else []
+    print(f"{result['n']} problems; trained with {probe.k} thoughts at last; shares in %\n")
+    print_table(["thoughts", "accuracy", "95 % interval", "tokens", *kinds], [
+        [row["thoughts"], percent(row["accuracy"]), " to ".join(map(percent, row["interval"])),
+         f"{row['tokens']:.1f}", *(percent(row[kind]) for kind in kinds)]
+        for row in result["rows"]])
+    keep(args, sweep=result)
+
+
+def tree(args):
+    """Show the search tree of one ProsQA problem, and the frontier over many."""
+    probe = probe_of(args, "prosqa")
+    if not 0 <= args.index < len(probe.examples):
+        raise ValueError(f"--index must be 0 to {len(probe.examples) - 1}")
+    one, many = thoughts.tree(probe, args.index), thoughts.frontier(probe)
+    print(f"{one['question']}\nanswer: {one['answer']} * on a shortest way, h height; "
+          f"value after 0 to {probe.k} thoughts\n\n{one['root']}")
+    by_name, shown = {node["node"]: node for node in one["nodes"]}, set()
+
+    def line(name, indent):
+        node = by_name[name]
+        values = "  ".join(f"{value:.2f}" for value in node["values"])
+        label = f"{'  ' * indent}{name}{' *' * node['optimal']}{' again' * (name in shown)}"
+        print(f"{label:32} h {node['height']}   {values}")
+        for child in one["children"].get(name, ()) if name not in shown else ():
+            line(child, indent + 1)
+        shown.add(name)
+
+    for child in one["children"].get(one["root"], ()):
+        line(child, 1)
+    print("not to be reached:")
+    for name in by_name.keys() - shown:
+        line(name, 1)
+    print(f"\nmean over {many['n']} problems of the sum of the highest 1, 2, 3 values among the "
+          "candidates")
+    for step in (step for step in many["parallelism"] if step["problems"]):
+        tops = "  ".join(f"{mean(values):.2f}" for values in step["top"])
+        print(f"  after {step['thoughts']} thoughts  {tops}   ({step['problems']} problems)")
+    keep(args, tree=one, frontier=many)
+
+
+def superposition(args):
+    """Compare thoughts with the embeddings of the nodes of ProsQA's graphs."""
+    result = thoughts.superposition(probe_of(args, "prosqa"))
+    kinds = [kind for kind in result["rows"][0] if kind != "thought"]
+    print(f"mean cosine (number of nodes), over {result['n']} problems\n")
+    print_table(["thought", *kinds], [
+        [row["thought"], *(f"{row[kind]['mean']:+.3f} ({row[kind]['nodes']})" if row[kind] else "-"
+                           for kind in kinds)] for row in result["rows"]])
+    keep(args, superposition=result)
+
+
+def intervene(args):
+    """Replace the thoughts by something else, and count the right answers."""
+    result = thoughts.intervene(probe_of(args))
+    print(f"{result['n']} problems\n")
+    print_table(["thoughts", "accuracy", "95 % interval", "as good as intact would mean"], [
+        [row["thoughts"], percent(row["accuracy"]), " to ".join(map(percent, row["interval"])),
+         row["if as good as intact"]] for row in result["rows"]])
+    print()
+    for rule, share in result["shortcuts"].items():
+        print(f"{share:6.1%}  {rule}")
+    keep(args, intervene=result)
+
+
+def decode(args):
+    """Show what tokens the thoughts of a few problems are near to."""
+    result = thoughts.decode(probe_of(args))
+    for problem in result["problems"][:args.show]:
+        print(f"{problem['question']}\n{' '.join(problem['steps'])}\n{problem['answer']}")
+        for number, thought in enumerate(problem["thoughts"], start=1):
+            tokens = "   ".join(f"{token!r} {p:.2f}" for token, p in
+                                zip(thought["tokens"], thought["probabilities"]))
+            cosine = thought["cosine with the one before"]
+            print(f"  thought {number}  norm {thought['norm']:5.2f}  cosine "
+                  f"{'    -' if cosine is None else f'{cosine:5.2f}'}   {tokens}")
+        print()
+    keep(args, decode=result)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Look at runs that are done.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    def command(function, help, several):
-        sub = commands.add_parser(function.__name__, help=help, description=function.__doc__)
+    def command(function, several=False):
+        sub = commands.add_parser(function.__name__, description=function.__doc__,
+                                  help=function.__doc__.splitlines()[0].rstrip("."))
         name = "runs" if several else "run"
         sub.add_argument(name, nargs="+" if several else None, metavar=name.upper())
         sub.set_defaults(function=function)
         return sub
 
-    draw = command(curve, "loss and accuracy over training, as a picture", True)
-    draw.add_argument("--out", default="curve.png", help="picture to write (default: %(default)s)")
-    command(table, "accuracy, tokens and time of runs, over seeds", True)
-    small = command(slim, "a copy of a checkpoint, small enough to give away", False)
-    small.add_argument("--out", default="slim.pt", help="file to write (default: %(default)s)")
-    command(shortcuts, "what guessing gets on the run's own test problems", False)
-    other = command(accuracy, "accuracy on problems from somewhere else", False)
-    other.add_argument("--data", required=True, help="a file, or what train.py's --data takes")
-    other.add_argument("--hops", type=int, help="ProntoQA: only the last hops of each problem")
-    other.add_argument("--device", default="auto", help="auto, cpu, cuda, mps .. (default: auto)")
+    command(curve, several=True).add_argument("--out", default="curve.png",
+                                              help="picture to write (default: %(default)s)")
+    command(table, several=True)
+    command(slim).add_argument("--out", default="slim.pt", help="(default: %(default)s)")
+    command(shortcuts)
+    for function in (accuracy, sweep, tree, superposition, intervene, decode):
+        sub = command(function)
+        sub.add_argument("--data", help="a file, or what train.py's --data takes (default: as the "
+                                        "run)")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, mps .. (default: auto)")
+        if function is accuracy:
+            sub.add_argument("--hops", type=int, help="ProntoQA: only the last hops of each problem")
+            continue
+        sub.add_argument("--n", type=int, help="problems to look at (default: all)")
+        sub.add_argument("--out", help="write OUT.json and a picture OUT.png")
+        if function is sweep:
+            sub.add_argument("--most", type=int, help="thoughts (default: as the run had at last)")
+        if function is tree:
+            sub.add_argument("--index", type=int, default=0, help="which problem to show, from 0")
+        if function is decode:
+            sub.add_argument("--show", type=int, default=3, help="problems shown (default: 3)")
     args = parser.parse_args(argv)
     try:
         args.function(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"analyze.py: {error}")
 
 

@@ -31,11 +31,11 @@ def count_learned(sequences):
     return sum(target != NO_LOSS for _, targets in sequences for target in targets)
 
 
-def answers(model, prompts, enc, max_new_tokens):
+def answers(model, prompts, enc, max_new_tokens, edit=None):
     """What the model writes after each prompt (a list of ids): texts, and lengths in tokens."""
     sequences = [(ids, ids) for ids in prompts]  # nothing is learned: any targets will do
     ids, _, thought, real = collate(sequences, markers_of(enc).thought, model.wte.weight.device)
-    rows = generate(model, ids, thought, real, max_new_tokens, enc.eot_token)
+    rows = generate(model, ids, thought, real, max_new_tokens, enc.eot_token, edit)
     return [enc.decode(row) for row in rows], [len(row) for row in rows]
 
 

@@ -215,13 +215,15 @@ def positions_and_mask(real):
     return pos, mask[:, None]
 
 
-def think(model, ids, thought, real, return_past=False):
+def think(model, ids, thought, real, edit=None, return_past=False):
     """The feedback loop: hidden states (B, T, C) of sequences with thoughts; differentiable.
 
     ids (B, T) long; thought (B, T) bool: True where the input is the hidden state of the column
     before, whatever the id; real (B, T) bool: False on padding, left or right. Rows may differ in
-    all of them. return_past: return the cache too, to go on from. Raises ValueError for a row
-    longer than block_size. Paper section 3; official coconut.py:43-192.
+    all of them. edit: to experiment, a function (k, thoughts) of the number of a thought, from 0 at
+    the batch's first, and its value (B, C) in all rows; what it returns takes their place.
+    return_past: return the cache too, to go on from. Raises ValueError for a row longer than
+    block_size. Paper section 3; official coconut.py:43-192.
     """
     longest = int(real.sum(dim=1).max())
     if longest > model.config.block_size:
@@ -234,12 +236,13 @@ def think(model, ids, thought, real, return_past=False):
     # Batches align all rows at their first thought, which makes these K columns.
     starts = thought.any(dim=0).nonzero().flatten().tolist()
     hidden, past = [], None
-    for start, end in zip([0, *starts], [*starts, ids.size(1)]):
+    for k, (start, end) in enumerate(zip([0, *starts], [*starts, ids.size(1)]), start=-1):
         chunk = x[:, start:end]
         if past is not None:
-            is_thought = thought[:, start, None, None]  # (B, 1, 1): the other rows keep their token
-            first = torch.where(is_thought, hidden[-1][:, -1:], chunk[:, :1])
-            chunk = torch.cat([first, chunk[:, 1:]], dim=1)
+            value = hidden[-1][:, -1] if edit is None else edit(k, hidden[-1][:, -1])  # (B, C)
+            is_thought = thought[:, start, None]  # (B, 1): the other rows keep their token
+            first = torch.where(is_thought, value, chunk[:, 0])
+            chunk = torch.cat([first[:, None], chunk[:, 1:]], dim=1)
         out, past = model(chunk, pos[:, start:end], mask[:, :, start:end, :end], past)
         hidden.append(out)
     hidden = torch.cat(hidden, dim=1)  # (B, T, C)
@@ -247,7 +250,7 @@ def think(model, ids, thought, real, return_past=False):
 
 
 @torch.no_grad()
-def generate(model, ids, thought, real, max_new_tokens, end_id):
+def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
     """What the model writes after each prompt, greedily: B lists of new ids, without end_id.
 
     Latent mode first, by `think`, whose arguments these are; then language mode on the same cache,
@@ -256,7 +259,7 @@ def generate(model, ids, thought, real, max_new_tokens, end_id):
     """
     assert not (model.training and model.config.dropout), "call model.eval() before generating"
     B, T = ids.shape
-    hidden, past = think(model, ids, thought, real, return_past=True)
+    hidden, past = think(model, ids, thought, real, edit, return_past=True)
     last_column = (real * torch.arange(T, device=real.device)).argmax(dim=1)
     hidden = hidden[torch.arange(B, device=ids.device), last_column]  # (B, C)
     pos = real.sum(dim=1)  # (B,) the position of each row's next token
