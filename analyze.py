@@ -115,7 +115,7 @@ def shortcuts(args):
 def accuracy(args):
     """Print a run's accuracy on other problems, at the stage that it has reached, and apart for the
     problems in which a shortcut is right, silent and wrong: a model that uses none has no gap."""
-    s, ckpt, model, enc, examples = model_and_problems(args)
+    s, ckpt, model, enc, examples = model_and_problems(args.run, args.data, args.device)
     if args.hops:
         examples = [last_hops(example, args.hops) for example in examples]
     written = written_answers(model, examples, ckpt["run"]["stage"], s.curriculum(), enc, 64,
@@ -134,11 +134,12 @@ def accuracy(args):
               + f"{mean(row[rule] for row in table):6.1%}  {rule}")
 
 
-def model_and_problems(args):
-    """Settings, checkpoint, model, Encoding of a run, and the Examples of --data to try it with."""
-    ckpt, model, enc = load_run(checkpoint_of(args.run), pick_device(args.device))
+def model_and_problems(run, data=None, device="auto"):
+    """Settings, checkpoint, model, Encoding of a run, and Examples to try it with: of a file, of
+    what load_splits takes, or by default the run's own test split."""
+    ckpt, model, enc = load_run(checkpoint_of(run), pick_device(device))
     s = Settings(**ckpt["settings"])
-    source = args.data or s.data
+    source = data or s.data
     if os.path.isfile(source):
         examples = read_examples(source)
     else:
@@ -172,15 +173,21 @@ def last_hops(example, hops):
 # --------------------------------------------------------------------------------------------------
 # Thoughts, by thoughts.py
 
-def probe_of(args, *tasks):
-    """The thoughts.Probe of a run; ValueError for a run that `tasks` or thoughts are foreign to."""
-    s, ckpt, model, enc, examples = model_and_problems(args)
+def load_probe(run, data=None, n=None, device="auto"):
+    """The thoughts.Probe of a run, with n problems as for model_and_problems."""
+    s, ckpt, model, enc, examples = model_and_problems(run, data, device)
     if METHODS[s.method].fill != "thought":
         raise ValueError(f"a run of {s.method} has no thoughts to look at")
-    if tasks and s.task not in tasks:
-        raise ValueError(f"{args.command} is for {' and '.join(tasks)}, and this run is of {s.task}")
-    return thoughts.Probe(model, enc, examples[:args.n], s.task, s.curriculum(),
-                          ckpt["run"]["stage"], s.max_new_tokens)
+    return thoughts.Probe(model, enc, examples[:n], s.task, s.curriculum(), ckpt["run"]["stage"],
+                          s.max_new_tokens)
+
+
+def probe_of(args, *tasks):
+    """That of the command line; ValueError if the run is of another than these tasks."""
+    probe = load_probe(args.run, args.data, args.n, args.device)
+    if tasks and probe.task not in tasks:
+        raise ValueError(f"{args.command} is for {' and '.join(tasks)}, and the run of {probe.task}")
+    return probe
 
 
 def keep(args, **results):

@@ -170,14 +170,12 @@ def superposition(result, path):
 
 
 def intervene(result, path):
-    """A bar for each intervention, and dashed lines for intact thoughts and the best shortcut."""
+    """A bar for each intervention, and a dashed line for the best shortcut."""
     rows = result["rows"][::-1]
     figure, panels = new_figure(7, 0.8 + 0.4 * len(rows))
     panel, ys = panels[0, 0], [100 * row["accuracy"] for row in rows]
     panel.barh([row["thoughts"] for row in rows], ys, xerr=spread(rows), capsize=3, color="C0",
                alpha=0.7)
-    panel.axvline(100 * result["rows"][0]["accuracy"], color="C2", linestyle="--",
-                  label="intact")
     panel.axvline(100 * max(result["shortcuts"].values()), color="C3", linestyle="--",
                   label="best shortcut")
     panel.set(xlabel=f"accuracy, % (95 % interval, n = {result['n']})", xlim=(0, 103))

@@ -199,7 +199,7 @@ def test_a_command_prints_draws_or_keeps_nothing(prosqa_run, tmp_path, capsys, c
 
 
 @pytest.mark.parametrize("args, message", [
-    ("tree {prontoqa}", "tree is for prosqa, and this run is of prontoqa"),
+    ("tree {prontoqa}", "tree is for prosqa, and the run of prontoqa"),
     ("superposition {prontoqa}", "superposition is for prosqa"),
     ("tree {prosqa} --n 5 --index 5", "--index must be 0 to 4"),
     ("intervene {prosqa} --n 1", "two problems or more are needed"),
@@ -212,9 +212,7 @@ def test_a_wrong_request_gets_a_traceback(prosqa_run, args, message):
 
 def test_the_shipped_model_does_not_need_its_thoughts():
     """A check of the tools as much as of the model: without thoughts it is at chance."""
-    args = analyze.argparse.Namespace(run=str(ROOT / "results" / "prontoqa.pt"), data=None, n=60,
-                                      device="cpu", command="intervene")
-    rows = {row["thoughts"]: row["accuracy"]
-            for row in thoughts.intervene(analyze.probe_of(args))["rows"]}
+    probe = analyze.load_probe(str(ROOT / "results" / "prontoqa.pt"), n=60, device="cpu")
+    rows = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
     assert rows["intact"] > 0.9
     assert rows["zero"] < 0.75 and rows["of another problem"] < 0.75
