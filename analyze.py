@@ -186,7 +186,7 @@ def probe_of(args, *tasks):
     """That of the command line; ValueError if the run is of another than these tasks."""
     probe = load_probe(args.run, args.data, args.n, args.device)
     if tasks and probe.task not in tasks:
-        raise ValueError(f"{args.command} is for {' and '.join(tasks)}, and the run of {probe.task}")
+        raise ValueError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")
     return probe
 
 
@@ -318,7 +318,7 @@ def main(argv=None):
                                         "run)")
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda, mps .. (default: auto)")
         if function is accuracy:
-            sub.add_argument("--hops", type=int, help="ProntoQA: only the last hops of each problem")
+            sub.add_argument("--hops", type=int, help="ProntoQA: only the last hops of a problem")
             continue
         sub.add_argument("--n", type=int, help="problems to look at (default: all)")
         sub.add_argument("--out", help="write OUT.json and a picture OUT.png")

@@ -60,7 +60,7 @@ def read_examples(path):
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read {path}: it is no text in UTF-8, or packed ({error})") from None
+        raise ValueError(f"cannot read {path}: no text in UTF-8, or packed ({error})") from None
     if text.startswith("version https://git-lfs"):
         raise ValueError(f"{path} is a Git-LFS pointer: run `git lfs pull` where it comes from")
     if text.lstrip()[:1] in ("[", "{"):

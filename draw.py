@@ -23,7 +23,8 @@ def curve(runs, path):
     """Loss and accuracy over steps, of [(Settings, lines on epochs), ..]: two panels a task."""
     tasks = sorted({s.task for s, _ in runs})
     colors = dict(zip(sorted({s.method for s, _ in runs}, key=list(METHODS).index), COLORS))
-    figure, panels = new_figure(1 + 4.2 * len(tasks), 5.6, 2, len(tasks), sharex="col", sharey="row")
+    figure, panels = new_figure(1 + 4.2 * len(tasks), 5.6, 2, len(tasks), sharex="col",
+                                sharey="row")
     for task, (above, below) in zip(tasks, panels.T):
         labelled = set()
         for s, epochs in runs:

@@ -69,8 +69,8 @@ def test_a_folder_or_a_single_file_is_split_wrongly(tmp_path):
     train, valid, test = load_splits(str(tmp_path / "one.json"), "prosqa", {}, False, 0, 0, 0, 0)
     assert [len(train(0)), len(valid), len(test)] == [90, 2, 8] and train(0) == train(5)
     assert [int(e.question.split()[0]) for e in train(0) + valid + test] == list(range(100))
-    for split, n in (("train", 5), ("valid", 3), ("test", 2)):
-        (tmp_path / f"prosqa_{split}.json").write_text(json.dumps(records[:n]))
+    for split, first, last in (("train", 0, 5), ("valid", 5, 8), ("test", 8, 10)):
+        (tmp_path / f"prosqa_{split}.json").write_text(json.dumps(records[first:last]))
     train, valid, test = load_splits(str(tmp_path), "prosqa", {}, False, 0, 4, 0, 0)
     assert [len(train(0)), len(valid), len(test)] == [4, 3, 2]
     with pytest.raises(ValueError, match="no train split: one of train.json"):

@@ -41,7 +41,11 @@ def test_two_processes_reach_other_weights_than_one(runs):
     (one, _), (two, _) = runs[0]
     assert one["run"]["step"] == two["run"]["step"] == 24 and one["run"]["stage"] == 3
     for name, tensor in one["model"].items():
-        torch.testing.assert_close(two["model"][name], tensor, atol=1e-5, rtol=0)
+        other = two["model"][name]
+        if name.endswith("c_attn.bias"):  # a key's bias adds the same to all scores of a query, so
+            queries, _, values = tensor.chunk(3)  # it changes nothing, and its gradient is rounding
+            tensor, other = torch.cat([queries, values]), torch.cat(other.chunk(3)[::2])
+        torch.testing.assert_close(other, tensor, atol=1e-5, rtol=0)
 
 
 def test_two_processes_report_other_numbers_than_one(runs):

@@ -1,4 +1,4 @@
-"""Files from strangers: problems, checkpoints and downloads that are damaged, foreign or hostile."""
+"""Problems, checkpoints and downloads from strangers: damaged, foreign or hostile."""
 import gzip
 import http.server
 import json
@@ -288,7 +288,8 @@ def test_a_cut_or_damaged_checkpoint_is_taken_for_a_whole_one(tmp_path, good_run
             assert "cannot read" in str(error) and "\n" not in str(error)
             continue
         assert i >= 20 and ckpt["settings"] == whole["settings"]
-        assert all(torch.equal(ckpt["model"][name], whole["model"][name]) for name in whole["model"])
+        assert all(torch.equal(tensor, whole["model"][name])
+                   for name, tensor in ckpt["model"].items())
 
 
 # ---------------------------------------------------------------------------------------------

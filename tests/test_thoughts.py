@@ -15,7 +15,7 @@ from tasks import problems
 from test_analyze import TINY
 from thoughts import CATEGORIES, Graph, Probe, category
 
-# Tom - apus - bpus - cpus     and  Eva - dpus; Tom also reaches cpus by a longer way over epus.
+# Tom - apus - bpus - cpus and Eva - dpus; Tom reaches cpus by a longer way too, over epus, fpus.
 SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is a epus. Every epus "
               "is a fpus. Every fpus is a bpus. Eva is a dpus. Is Tom a cpus or dpus?",
               ["Tom is a apus.", "Every apus is a bpus.", "Every bpus is a cpus."],
@@ -199,7 +199,7 @@ def test_a_command_prints_draws_or_keeps_nothing(prosqa_run, tmp_path, capsys, c
 
 
 @pytest.mark.parametrize("args, message", [
-    ("tree {prontoqa}", "tree is for prosqa, and the run of prontoqa"),
+    ("tree {prontoqa}", "tree is for prosqa, the run of prontoqa"),
     ("superposition {prontoqa}", "superposition is for prosqa"),
     ("tree {prosqa} --n 5 --index 5", "--index must be 0 to 4"),
     ("intervene {prosqa} --n 1", "two problems or more are needed"),
