@@ -235,7 +235,7 @@ LIMITS = {
     "max_value": (range(20, 100000), "20..99999, as smaller numbers leave no room for a story"),
     "most_steps": (range(1, 6), "1..5, as a story has at most four middles"),
 }
-GROWING_EPOCHS = {"prosqa": 8, "prontoqa": 4}
+GROWING_EPOCHS = {"prosqa": 6, "prontoqa": 4}
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
 
 

@@ -16,8 +16,8 @@ from test_analyze import TINY
 from thoughts import CATEGORIES, Graph, Probe, category
 
 # Tom - apus - bpus - cpus and Eva - dpus; Tom reaches cpus by a longer way too, over epus.
-SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is a epus. Every epus "
-              "is a fpus. Every fpus is a bpus. Eva is a dpus. Is Tom a cpus or dpus?",
+SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is a epus. Every "
+              "epus is a fpus. Every fpus is a bpus. Eva is a dpus. Is Tom a cpus or dpus?",
               ["Tom is a apus.", "Every apus is a bpus.", "Every bpus is a cpus."],
               "Tom is a cpus.")
 
