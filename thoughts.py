@@ -21,7 +21,7 @@ from statistics import mean
 import torch
 import torch.nn.functional as F
 
-from curriculum import METHODS, NO_LOSS, Curriculum, n_thoughts, prompt
+from curriculum import NO_LOSS, Curriculum, n_thoughts, prompt
 from data import collate, is_correct, markers_of
 from evaluate import answers
 from model import GPT, think

@@ -1,18 +1,15 @@
 """Reading, splitting, tokenizing, padding and scoring."""
 import json
-import os
 import random
-import subprocess
-import sys
+import re
 
 import pytest
 import tiktoken
 import torch
 
-from conftest import ROOT
 from curriculum import NO_LOSS
 from data import (END, SPECIAL, Example, batches, collate, encode, encoding_state, gpt2_encoding,
-                  is_correct, load_splits, markers_of, read_examples, text_of, word_encoding)
+                  is_correct, load_splits, main, markers_of, read_examples, text_of, word_encoding)
 from tasks import problems
 
 RECORD = {"question": "Tom is a terpus. Is Tom a lempus or scrompus?", "answer": "Tom is a lempus.",
@@ -219,21 +216,15 @@ def test_an_official_file_is_not_read_whole(real_data, name, n, steps):
     assert all(e.question and e.answer and "" not in e.steps for e in examples)
 
 
-def run_data(*args):
-    return subprocess.run([sys.executable, "data.py", *map(str, args)], cwd=ROOT, text=True,
-                          capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 @pytest.mark.parametrize("args", [
     ["prosqa", "--nodes", "12", "--balanced"],
     ["prontoqa", "--hops", "2"],
     ["gsm8k", "--max_value", "99"],
 ])
-def test_the_command_line_writes_what_cannot_be_read(tmp_path, args):
-    out = tmp_path / "out.json"
-    done = run_data(args[0], out, "--n", 30, "--seed", 7, "--split", "test", *args[1:])
-    assert done.returncode == 0, done.stderr
-    assert len(read_examples(out)) == 30 and "wrote 30 problems" in done.stdout
+def test_the_command_line_writes_what_cannot_be_read(tmp_path, capsys, args):
+    out = str(tmp_path / "out.json")
+    main([args[0], out, "--n", "30", "--seed", "7", "--split", "test", *args[1:]])
+    assert len(read_examples(out)) == 30 and "wrote 30 problems" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("args, message", [
@@ -243,5 +234,5 @@ def test_the_command_line_writes_what_cannot_be_read(tmp_path, args):
     (["prosqa", "/nonexistent/out.json", "--n", "1"], "No such file or directory"),
 ])
 def test_a_wrong_command_gets_a_traceback(args, message):
-    done = run_data(*args)
-    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(SystemExit, match=f"data.py: .*{re.escape(message)}"):
+        main(args)

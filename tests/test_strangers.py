@@ -21,6 +21,7 @@ from test_train import PRONTOQA, SMALL, TINY
 
 GOOD = {"question": "Tom is a cat. Is Tom a cat or dog?", "steps": ["Tom is a cat."],
         "answer": "Tom is a cat."}
+FEW = "--n_train 8 --n_valid 4 --n_test 4".split()
 
 
 def but(**changes):
@@ -229,7 +230,7 @@ def refused(tmp_path, message="ckpt.pt"):
             read(path)
         assert "\n" not in str(error.value).replace("\n\t", " ")
     for options in (["--resume", "--out_dir", str(tmp_path)],
-                    ["--init", path, "--out_dir", str(tmp_path / "new")]):
+                    ["--init", path, *FEW, "--out_dir", str(tmp_path / "new")]):
         with pytest.raises(SystemExit, match="train.py: "):
             training.main([*options, "--device", "cpu"])
 
@@ -261,7 +262,7 @@ def test_a_foreign_value_is_taken_for_a_checkpoint(tmp_path, value):
 def test_a_checkpoint_of_another_shape_is_taken(tmp_path, good_run):
     ckpt = torch.load(good_run / "ckpt.pt", weights_only=True)
     for change in ({"config": {**ckpt["config"], "n_embd": 10**9}},
-                   {"config": {**ckpt["config"], "n_layer": 1}}, {"config": {}},
+                   {"config": {**ckpt["config"], "n_layer": 1}}, {"config": {"sizes": 1}},
                    {"run": {"step": 1, "leap": 2}}, {"run": None}, {"settings": None},
                    {"encoding": {**ckpt["encoding"], "pat_str": "("}},
                    {"settings": {**ckpt["settings"], "option_of_tomorrow": 1}},
@@ -362,4 +363,4 @@ def test_no_network_ends_in_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr("model.GPT2_URL", nobody + "{}")
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(SystemExit, match="could not download .*give the file's path instead"):
-        training.main(["--init", "gpt2-medium", "--device", "cpu"])
+        training.main(["--init", "gpt2-medium", "--device", "cpu", *FEW])
