@@ -8,6 +8,8 @@ and v the number of items F has; G is somebody new, who then becomes F; E was F 
 items. x is the result of the step before. The other letters are numbers drawn for their sentence.
 """
 import re
+from functools import partial
+from itertools import accumulate
 
 OPENERS = [
     (4, "{F} has {v} {items}."),
@@ -54,18 +56,18 @@ STEP_WEIGHTS = (5, 28, 28, 21, 18)  # of 1, 2, 3, 4, 5 steps: GSM8k-Aug's shares
 
 def draw_gsm8k(rng, max_value, most_steps):
     """Return (sentences, steps, answer) of a story; its people are still numbers, not names."""
-    def row(table):
-        return rng.choices(table, [weight for weight, *_ in table])[0]
-
+    openers, middles, closers, idle = (
+        partial(rng.choices, table, cum_weights=[*accumulate(weight for weight, *_ in table)])
+        for table in (OPENERS, MIDDLES, CLOSERS, IDLE))
     wanted = rng.choices(range(1, most_steps + 1), STEP_WEIGHTS[:most_steps])[0]
     story = None
     while story is None:
-        rows = [row(OPENERS), *(row(MIDDLES) for _ in range(rng.randrange(5))), row(CLOSERS)]
+        rows = [*openers(), *middles(k=rng.randrange(5)), *closers()]
         no_e = "{E}" in rows[-1][1] and not any("{G}" in sentence for _, sentence, *_ in rows)
         if no_e or sum(len(steps) for _, _, *steps in rows) != wanted:
             continue
         if rng.random() < 0.25:
-            rows.insert(rng.randrange(len(rows)), row(IDLE))
+            rows.insert(rng.randrange(len(rows)), *idle())
         story = fill_in(rng, rows, max_value)
     return story
 

@@ -1,6 +1,7 @@
 """What analyze.py sees in thoughts, on cases whose right answer is known."""
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -216,3 +217,10 @@ def test_the_shipped_model_does_not_need_its_thoughts():
     rows = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
     assert rows["intact"] > 0.9
     assert rows["zero"] < 0.75 and rows["of another problem"] < 0.75
+
+
+def test_the_measurement_of_the_docs_does_not_run(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "thoughts.md").read_text(), re.S)
+    exec(code, {})
+    assert re.fullmatch(r"\{'right': \d+\.\d+, 'wrong': \d+\.\d+\}\n", capsys.readouterr().out)
