@@ -211,12 +211,11 @@ def test_a_wrong_request_gets_a_traceback(prosqa_run, args, message):
         analyze.main(args.format(prosqa=prosqa_run, prontoqa=shipped).split())
 
 
-def test_the_shipped_model_does_not_need_its_thoughts():
-    """A check of the tools as much as of the model: without thoughts it is at chance."""
-    probe = analyze.load_probe(str(ROOT / "results" / "prontoqa.pt"), n=60, device="cpu")
-    rows = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
-    assert rows["intact"] > 0.9
-    assert rows["zero"] < 0.75 and rows["of another problem"] < 0.75
+def test_the_shipped_model_is_intervened_on_otherwise_than_the_docs_say():
+    """It reads the answer off the question: thoughts may hold anything."""
+    probe = analyze.load_probe(str(ROOT / "results" / "prontoqa.pt"), n=100, device="cpu")
+    rows = thoughts.intervene(probe)["rows"]
+    assert len(rows) == 8 and all(row["accuracy"] > 0.94 for row in rows)
 
 
 def test_the_measurement_of_the_docs_does_not_run(capsys, monkeypatch):
