@@ -131,8 +131,11 @@ def tree(result, path):
 
 
 def frontier(result, path):
-    """Above the paper's Figure 6, below its Figure 7, a column for each number of thoughts."""
-    steps = result["parallelism"]
+    """Above the paper's Figure 6, below its Figure 7, a column for each number of thoughts. Means
+    over less than five nodes, and columns of less than five problems, are left out."""
+    steps = [step for step in result["parallelism"] if step["problems"] >= 5]
+    if not steps:
+        raise ValueError("too few problems to draw the frontier of: take more by --n")
     figure, panels = new_figure(3.2 * len(steps), 5.4, 2, len(steps), sharey=True)
     for (above, below), step in zip(panels.T, steps):
         n, k = step["problems"], step["thoughts"]
@@ -141,8 +144,8 @@ def frontier(result, path):
         above.set(title=f"after {k} thought{'' if k == 1 else 's'} (n = {n})",
                   xlabel="percentile of problems")
         for correct, color in ((True, "C2"), (False, "C3")):
-            rows = [row for row in result["heights"]
-                    if (row["thoughts"], row["correct"]) == (k, correct)]
+            rows = [row for row in result["heights"] if row["nodes"] >= 5
+                    and (row["thoughts"], row["correct"]) == (k, correct)]
             below.plot([row["height"] for row in rows], [row["value"] for row in rows], color=color,
                        marker="o", label="leads to the answer" if correct else "does not")
         below.set(xlabel="height, hops to the nearest leaf", ylim=(-0.03, 1.03))
