@@ -132,6 +132,24 @@ def test_batched_cached_generation_differs_from_one_row_without_a_cache(ks):
     assert len(stopped[0]) < 12 and end_id not in sum(stopped, [])
 
 
+def test_finished_rows_go_on_costing_time(monkeypatch):
+    """Three rows of four write the end token at once; every pass after that holds one row."""
+    model, (one, other) = tiny_gpt(seed=1), random_rows((2, 2), seed=7)
+    rows, sizes, forward = [one, one, other, one], [], model.forward
+
+    def counted(x, *args):
+        sizes.append(len(x))
+        return forward(x, *args)
+
+    monkeypatch.setattr(model, "forward", counted)
+    end_id = generate(model, *pad(rows), max_new_tokens=1, end_id=-1)[0][0]
+    before = len(sizes)  # passes before the first new token
+    written = generate(model, *pad(rows), max_new_tokens=6, end_id=end_id)
+    assert [len(row) for row in written] == [0, 0, 6, 0]
+    assert written[2] == slow_generate(model, *other, 6, end_id)
+    assert sizes[before:][:before + 5] == [4] * before + [1] * 5
+
+
 def test_generation_runs_out_of_the_block_or_stops_for_another_rows_sake():
     model = tiny_gpt(block_size=16)
     rows = [(list(range(1, 11)), [5]), (list(range(20, 35)), [5]), (list(range(1, 17)), [5])]
