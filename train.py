@@ -66,7 +66,8 @@ def drop_too_long(examples, enc, c, block_size):
 
     kept = [example for example in examples if length(example) <= block_size]
     if not kept:
-        raise ValueError(f"no problem fits into {block_size} tokens: give more by --block_size")
+        raise SystemExit(f"train.py: no problem fits into {block_size} tokens: give more by "
+                         "--block_size")
     if len(kept) < len(examples):
         print(f"left out {len(examples) - len(kept)} of {len(examples)} problems: they need more "
               f"than the {block_size} tokens of --block_size")
@@ -111,7 +112,7 @@ def train(s, splits, model, enc, optimizer, run, stop):
         sequences = [build(encode(example, enc), stage, c, marks, rng) for example in examples]
         epoch_batches = batches(sequences, s.batch_size, rng)
         if run.batch > len(epoch_batches):
-            raise ValueError(f"{s.data} has fewer problems than when the run began")
+            raise SystemExit(f"train.py: {s.data} has fewer problems than when the run began")
         if run.step == 0:
             save(s, run, model, optimizer, enc)  # a full disk shows now, not after an hour
         model.train()
@@ -183,12 +184,15 @@ def main(argv=None):
     try:
         s = (settings_of_resumed_run if given.get("resume") else settings_of_new_run)(given)
         parts = start(s)
-        with Stop(s.out_dir) as stop:
-            line = train(s, *parts, stop)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except ValueError as error:  # a person's mistake; later ones are the program's
         raise SystemExit(f"train.py: {error}")
     except KeyboardInterrupt:
         raise SystemExit("train.py: stopped before its first step")
+    try:
+        with Stop(s.out_dir) as stop:
+            line = train(s, *parts, stop)
+    except (OSError, FloatingPointError) as error:  # the disk's mistake, or the numbers'
+        raise SystemExit(f"train.py: {error}")
     leave()
     return line
 
