@@ -83,6 +83,15 @@ def test_micro_batches_train_otherwise_than_the_whole_batch(tmp_path):
         torch.testing.assert_close(micro[name], whole[name], atol=2e-5, rtol=1e-4)
 
 
+def test_bfloat16_changes_nothing_or_more_than_rounding(tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        train(*PROSQA, *TINY, "--dtype", dtype, "--max_steps", 2, "--out_dir", tmp_path / dtype)
+    exact, rounded = (weights(tmp_path / dtype) for dtype in ("float32", "bfloat16"))
+    assert all(tensor.dtype == torch.float32 for tensor in rounded["model"].values())
+    assert exact["run"]["nats"] != rounded["run"]["nats"]
+    assert exact["run"]["nats"] == pytest.approx(rounded["run"]["nats"], rel=0.02)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_tiny_batch_cannot_be_memorized(task):
     """Eight problems, with thoughts: were something cut or misplaced, the loss would stay up."""
