@@ -53,13 +53,11 @@ def draw_prosqa(rng, nodes, balanced=False, growth=None):
     The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
     below only the other: so depth alone betrays much. Balanced problems have both options at one
     depth and toss a coin for who is asked. Growing problems (see `problems`) are two bare chains
-    below growth 1, and then graphs of mixed size, of which every other is balanced: without them a
-    model comes to prefer the guess to the search. Source: recovered from the released files.
+    below growth 1, and then graphs of mixed size. Source: recovered from the released files.
     """
     if growth is not None and growth < 1:
         return draw_chains(rng, rng.randint(6, 10))
-    if growth is not None:
-        nodes, balanced = rng.randint(6, nodes), balanced or rng.random() < 0.5
+    nodes = nodes if growth is None else rng.randint(6, nodes)
     hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
     depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
     while True:
