@@ -6,9 +6,11 @@ Look at runs that are done: how they learned, and what their accuracy is worth.
     python analyze.py slim RUN                   a copy of its checkpoint, small enough to give away
     python analyze.py shortcuts RUN              what guessing gets on the run's own test problems
     python analyze.py accuracy RUN --data FILE   accuracy on problems from somewhere else
+    python analyze.py intervene RUN              into its thoughts; also sweep, tree, superposition,
+                                                 decode: see thoughts.py
 
-A RUN is a folder that train.py has written, or its metrics.jsonl under any name, or for `slim` and
-`accuracy` its checkpoint. Only `curve` needs matplotlib.
+A RUN is a folder that train.py has written; for `curve`, `table` and `shortcuts` its metrics.jsonl
+under any name will do, for the others its checkpoint. Only pictures need matplotlib.
 """
 import argparse
 import json
@@ -20,10 +22,10 @@ import torch
 
 import draw
 import thoughts
-from curriculum import METHODS
-from data import Example, is_correct, load_splits, read_examples
-from evaluate import written_answers
-from runs import load_run, pick_device
+from curriculum import METHODS, n_thoughts
+from data import Example, is_correct, read_examples
+from evaluate import prompts_of, written_answers
+from runs import load_run, pick_device, tested_problems
 from settings import Settings
 from shortcuts import points, shortcut_accuracy
 
@@ -44,6 +46,11 @@ def read_metrics(path):
 
 def checkpoint_of(run):
     return os.path.join(run, "ckpt.pt") if os.path.isdir(run) else run
+
+
+def print_table(names, rows):
+    for row in (names, ["---"] * len(names), *rows):
+        print(f"| {' | '.join(map(str, row))} |")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -69,8 +76,7 @@ def table(args):
             raise ValueError(f"{path} has no test results: the run is not done")
         key = (s.task, s.data, list(METHODS).index(s.method))
         groups.setdefault(key, []).append((s, epochs, result))
-    print("| task | data | method | seeds | after each stage | test | sd | tokens | ms | minutes |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    rows = []
     for _, runs in sorted(groups.items()):
         s = runs[0][0]
         tests = [100 * result["test_accuracy"] for _, _, result in runs]
@@ -80,9 +86,12 @@ def table(args):
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
                     for _, epochs, _ in runs]
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
-        print(f"| `{s.task}` | {s.data} | `{s.method}` | {len(runs)} | {stages} "
-              f"| {mean(tests):.1f} | {f'{stdev(tests):.1f}' if len(tests) > 1 else ''} "
-              f"| {tokens:.1f} | {milliseconds:.0f} | {minutes:.0f} |")
+        spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
+        rows.append([f"`{s.task}`", s.data, f"`{s.method}`", len(runs), stages,
+                     f"{mean(tests):.1f}", spread, f"{tokens:.1f}", f"{milliseconds:.0f}",
+                     f"{minutes:.0f}"])
+    print_table(["task", "data", "method", "seeds", "after each stage", "test", "sd", "tokens",
+                 "ms", "minutes"], rows)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -104,7 +113,7 @@ def slim(args):
 def shortcuts(args):
     """Print what each rule of shortcuts.py gets right, beside the model."""
     s, _, result = read_metrics(args.run)
-    test = load_splits(s.data, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
+    test = tested_problems(s)
     print(f"{len(test)} test problems of {s.task}, {s.data}")
     for rule, accuracy in shortcut_accuracy(s.task, test).items():
         print(f"{accuracy:6.1%}  {rule}")
@@ -118,8 +127,8 @@ def accuracy(args):
     s, ckpt, model, enc, examples = model_and_problems(args.run, args.data, args.device)
     if args.hops:
         examples = [last_hops(example, args.hops) for example in examples]
-    written = written_answers(model, examples, ckpt["run"]["stage"], s.curriculum(), enc, 64,
-                              s.max_new_tokens)
+    prompts = prompts_of(examples, n_thoughts(ckpt["run"]["stage"], s.curriculum()), s.method, enc)
+    written = written_answers(model, prompts, enc, 64, s.max_new_tokens)
     right = [is_correct(text, example.answer) for (text, _), example in zip(written, examples)]
     print(f"the model: {mean(right):.1%} of {len(right)} problems right\n\n"
           "the model, where a rule is ..                the rule\n"
@@ -140,10 +149,7 @@ def model_and_problems(run, data=None, device="auto"):
     ckpt, model, enc = load_run(checkpoint_of(run), pick_device(device))
     s = Settings(**ckpt["settings"])
     source = data or s.data
-    if os.path.isfile(source):
-        examples = read_examples(source)
-    else:
-        examples = load_splits(source, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
+    examples = read_examples(source) if os.path.isfile(source) else tested_problems(s, source)
     return s, ckpt, model.eval(), enc, examples
 
 
@@ -206,11 +212,6 @@ def percent(share):
     return f"{100 * share:.1f}"
 
 
-def print_table(names, rows):
-    for row in (names, ["---"] * len(names), *rows):
-        print(f"| {' | '.join(map(str, row))} |")
-
-
 def sweep(args):
     """Answer with fewer and more thoughts than at the last stage."""
     probe = probe_of(args)
@@ -246,8 +247,9 @@ def tree(args):
     for child in one["children"].get(one["root"], ()):
         line(child, 1)
     print("not to be reached:")
-    for name in by_name.keys() - shown:
-        line(name, 1)
+    for name in by_name:
+        if name not in shown:
+            line(name, 1)
     print(f"\nmean over {many['n']} problems of the sum of the highest 1, 2, 3 values among the "
           "candidates")
     for step in (step for step in many["parallelism"] if step["problems"]):

@@ -250,9 +250,13 @@ def text_of(example):
     return "\n".join([example.question, *example.steps, "### " + example.answer])
 
 
+def encode_question(question, enc):
+    return enc.encode_ordinary(question + "\n")
+
+
 def encode(example, enc):
     """An Example of ids. No text becomes a special token, not even one that spells it."""
-    return Example(enc.encode_ordinary(example.question + "\n"),
+    return Example(encode_question(example.question, enc),
                    [enc.encode_ordinary(step + "\n") for step in example.steps],
                    enc.encode_ordinary("### " + example.answer) + [enc.eot_token])
 

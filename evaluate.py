@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from curriculum import METHODS, NO_LOSS, build, n_thoughts, prompt
-from data import collate, encode, is_correct, markers_of
+from data import collate, encode, encode_question, is_correct, markers_of
 from model import generate, think
 from parallel import share, total
 
@@ -39,19 +39,27 @@ def answers(model, prompts, enc, max_new_tokens, edit=None):
     return [enc.decode(row) for row in rows], [len(row) for row in rows]
 
 
+def prompts_of(examples, k, method, enc):
+    """What the model is given of each Example of text, with k thoughts: lists of ids."""
+    return [prompt(encode_question(example.question, enc), k, method, markers_of(enc))
+            for example in examples]
+
+
 @torch.no_grad()
-def written_answers(model, examples, stage, c, enc, batch_size, max_new_tokens):
-    """What the model writes for each Example of text, greedily: [(text, length in tokens), ..]."""
+def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=None):
+    """What the model writes after each prompt, greedily: [(text, length in tokens), ..].
+
+    edit_of: from the indices of the prompts in a batch to an `edit` of their thoughts, see think.
+    """
     model.eval()
-    marks, k = markers_of(enc), n_thoughts(stage, c)
-    prompts = [prompt(encode(e, enc).question, k, c.method, marks) for e in examples]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
     written = {}
     for start in range(0, len(order), batch_size):
-        some = order[start:start + batch_size]
-        texts, lengths = answers(model, [prompts[i] for i in some], enc, max_new_tokens)
-        written |= zip(some, zip(texts, lengths))
-    return [written[i] for i in range(len(examples))]
+        rows = order[start:start + batch_size]
+        edit = edit_of(rows) if edit_of else None
+        texts, lengths = answers(model, [prompts[i] for i in rows], enc, max_new_tokens, edit)
+        written |= zip(rows, zip(texts, lengths))
+    return [written[i] for i in range(len(prompts))]
 
 
 @torch.no_grad()
@@ -72,7 +80,8 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
         learned += count_learned(sequences)
 
     began = time.perf_counter()
-    written = written_answers(model, examples, stage, c, enc, batch_size, max_new_tokens)
+    prompts = prompts_of(examples, n_thoughts(stage, c), c.method, enc)
+    written = written_answers(model, prompts, enc, batch_size, max_new_tokens)
     seconds = time.perf_counter() - began
     correct = sum(is_correct(text, e.answer) for (text, _), e in zip(written, examples))
     tokens = sum(length for _, length in written)

@@ -112,6 +112,11 @@ def start(s):
     return splits, model, enc, optimizer, run
 
 
+def tested_problems(s, source=None):
+    """The Examples that a run of these Settings is tested on, or those of another source."""
+    return load_splits(source or s.data, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
+
+
 def pick_device(name):
     """The torch.device of a name; auto is the fastest there is. ValueError if it cannot be used."""
     if name == "auto":

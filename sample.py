@@ -14,38 +14,27 @@ import os
 import sys
 import time
 
-import torch
-
 from curriculum import METHODS, n_thoughts, prompt
-from data import collate, gpt2_encoding, is_correct, load_splits, markers_of
+from data import encode_question, gpt2_encoding, is_correct, markers_of
 from evaluate import answers
-from model import GPT, think
-from runs import load_run, pick_device
+from model import GPT
+from runs import load_run, pick_device, tested_problems
 from settings import Settings
+from thoughts import nearest_tokens, thoughts_after
 
 OWN = "out/prontoqa-coconut/ckpt.pt"
 SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "prontoqa.pt")
 
 
-@torch.no_grad()
-def nearest_tokens(model, ids, enc, top):
-    """[(norm, [(token, probability), ..]), ..]: for each thought of a prompt its `top` tokens."""
-    ids, _, thought, real = collate([(ids, ids)], markers_of(enc).thought, model.wte.weight.device)
-    hidden = think(model, ids, thought, real)[0]  # (T, C)
-    thoughts = hidden[thought[0].nonzero().flatten() - 1]  # (K, C): states of the columns before
-    best = model.lm_head(thoughts).softmax(dim=-1).topk(top)  # (K, top)
-    return [(norm, [(enc.decode([token]), p) for token, p in zip(tokens, probabilities)])
-            for norm, tokens, probabilities in zip(thoughts.norm(dim=-1).tolist(),
-                                                   best.indices.tolist(), best.values.tolist())]
-
-
 def ask(model, enc, method, question, k, top, max_new_tokens, answer=None):
     """Print a question, its k thoughts, what the model writes and whether that is the answer."""
     print(f"question   {question}")
-    ids = prompt(enc.encode_ordinary(question + "\n"), k, method, markers_of(enc))
+    ids = prompt(encode_question(question, enc), k, method, markers_of(enc))
     fill = METHODS[method].fill or "thought"
     if fill == "thought":
-        for number, (norm, tokens) in enumerate(nearest_tokens(model, ids, enc, top), start=1):
+        thoughts, = thoughts_after(model, [ids], enc)  # (k, C)
+        norms, near = thoughts.norm(dim=-1).tolist(), nearest_tokens(model, thoughts, enc, top)
+        for number, (norm, tokens) in enumerate(zip(norms, near), start=1):
             shown = "   ".join(f"{token!r} {p:.2f}" for token, p in tokens)
             print(f"thought {number}  norm {norm:5.2f}   {shown}")
     began = time.perf_counter()
@@ -77,7 +66,7 @@ def ask_checkpoint(args):
     options = (k, min(args.top, enc.n_vocab), most)
 
     if args.index is not None:
-        test = load_splits(s.data, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
+        test = tested_problems(s)
         if args.index >= len(test):
             raise ValueError(f"--index must be 0 to {len(test) - 1}")
         ask(model, enc, s.method, test[args.index].question, *options, test[args.index].answer)

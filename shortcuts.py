@@ -13,12 +13,19 @@ from arithmetic import SPELLED
 from data import is_correct
 
 
+def read_prosqa(question):
+    """([(parent, child), ..], who is asked about, [the two options]) of a ProsQA question."""
+    edges = re.findall(r"(\w+) is a (\w+)\.", question)
+    entity, *options = re.search(r"Is (\w+) a (\w+) or (\w+)\?$", question).groups()
+    return edges, entity, options
+
+
 def prosqa_guesses(question):
     """{rule: answer}, None where the rule sees no difference. No rule looks at who is asked."""
+    edges, entity, options = read_prosqa(question)
     parents = {}
-    for parent, child in re.findall(r"(\w+) is a (\w+)\.", question):
+    for parent, child in edges:
         parents.setdefault(child, []).append(parent)
-    entity, *options = re.search(r"Is (\w+) a (\w+) or (\w+)\?$", question).groups()
     above = {option: distances(option, parents) for option in options}
     entities = {option: [d for node, d in above[option].items() if node not in parents]
                 for option in options}
@@ -39,14 +46,15 @@ def prosqa_guesses(question):
     return {rule: bet and f"{entity} is a {bet}." for rule, bet in bets.items()}
 
 
-def distances(node, parents):
-    """{ancestor: how many edges above the node}, the node itself at 0."""
+def distances(node, neighbors):
+    """{node that can be reached: over how many edges}, the node itself at 0. neighbors: {node:
+    [those one edge away]}, its parents, say, or its children."""
     found, frontier = {node: 0}, [node]
-    for below in frontier:
-        for parent in parents.get(below, ()):
-            if parent not in found:
-                found[parent] = found[below] + 1
-                frontier.append(parent)
+    for here in frontier:
+        for there in neighbors.get(here, ()):
+            if there not in found:
+                found[there] = found[here] + 1
+                frontier.append(there)
     return found
 
 

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 
 from curriculum import NO_LOSS, Curriculum, n_thoughts, prompt
-from data import collate, is_correct, markers_of
-from evaluate import answers
+from data import collate, encode_question, is_correct, markers_of
+from evaluate import prompts_of, written_answers
 from model import GPT, think
-from shortcuts import distances, shortcut_accuracy
+from shortcuts import distances, read_prosqa, shortcut_accuracy
 
 
 @dataclass
@@ -46,36 +46,47 @@ class Probe:
         return n_thoughts(self.stage, self.c)
 
     def prompts(self, k):
-        return [prompt(self.enc.encode_ordinary(e.question + "\n"), k, self.c.method,
-                       markers_of(self.enc)) for e in self.examples]
-
-    def batches(self):
-        """Lists of indices of the examples, short questions first."""
-        order = sorted(range(len(self.examples)), key=lambda i: len(self.examples[i].question))
-        return [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        return prompts_of(self.examples, k, self.c.method, self.enc)
 
     def written(self, k, edit_of=None):
-        """What it writes after k thoughts: [(text, tokens), ..]. edit_of: from the indices of a
-        batch to an `edit` of its thoughts, see model.think."""
-        prompts, written = self.prompts(k), {}
-        for rows in self.batches():
-            edit = edit_of(rows) if edit_of else None
-            texts, lengths = answers(self.model, [prompts[i] for i in rows], self.enc,
-                                     self.max_new_tokens, edit)
-            written |= zip(rows, zip(texts, lengths))
-        return [written[i] for i in range(len(prompts))]
+        """What it writes after k thoughts, see evaluate.written_answers."""
+        return written_answers(self.model, self.prompts(k), self.enc, self.batch_size,
+                               self.max_new_tokens, edit_of)
 
-    @torch.no_grad()
+    def right(self, written):
+        """Whether each answer is right."""
+        return [is_correct(text, e.answer) for (text, _), e in zip(written, self.examples)]
+
     def thoughts(self, k):
-        """(examples, k, C): the k thoughts of every example."""
-        prompts, found = self.prompts(k), {}
-        for rows in self.batches():
-            sequences = [(prompts[i], prompts[i]) for i in rows]
-            ids, _, thought, real = collate(sequences, markers_of(self.enc).thought,
-                                            self.model.wte.weight.device)
-            before = F.pad(thought, (0, 1))[:, 1:]  # a thought is the state of the column before
-            found |= zip(rows, think(self.model, ids, thought, real)[before].view(len(rows), k, -1))
-        return torch.stack([found[i] for i in range(len(prompts))])
+        """(examples, k, C): the k thoughts of every example. ValueError for a run without any."""
+        if k == 0:
+            raise ValueError("this run is at stage 0, which has no thoughts to look at")
+        prompts = self.prompts(k)
+        return torch.cat([thoughts_after(self.model, prompts[i:i + self.batch_size], self.enc)
+                          for i in range(0, len(prompts), self.batch_size)])
+
+
+@torch.no_grad()
+def thoughts_after(model, prompts, enc):
+    """(prompts, k, C): the thoughts of prompts that have k each; k may be 0."""
+    sequences = [(ids, ids) for ids in prompts]
+    ids, _, thought, real = collate(sequences, markers_of(enc).thought, model.wte.weight.device)
+    before = F.pad(thought, (0, 1))[:, 1:]  # a thought is the state of the column before
+    k = int(thought.sum()) // len(prompts)
+    return think(model, ids, thought, real)[before].view(len(prompts), k, model.config.n_embd)
+
+
+@torch.no_grad()
+def nearest_tokens(model, thoughts, enc, top):
+    """[[(token, probability), ..], ..]: for each of the thoughts (k, C) its `top` tokens."""
+    best = model.lm_head(thoughts).softmax(dim=-1).topk(top)  # (k, top)
+    return [[(enc.decode([token]), p) for token, p in zip(tokens, probabilities)]
+            for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist())]
+
+
+def accuracy_of(right):
+    """Its share and interval, of a list of whether each answer is right."""
+    return {"accuracy": mean(right), "interval": interval(sum(right), len(right))}
 
 
 def interval(right, n):
@@ -99,9 +110,7 @@ def sweep(probe, most):
     rows = []
     for k in range(most + 1):
         written = probe.written(k)
-        right = sum(is_correct(text, e.answer) for (text, _), e in zip(written, probe.examples))
-        row = {"thoughts": k, "accuracy": right / len(written),
-               "interval": interval(right, len(written)),
+        row = {"thoughts": k, **accuracy_of(probe.right(written)),
                "tokens": k + mean(length for _, length in written)}
         if probe.task == "prosqa":
             count = Counter(category(e, text) for (text, _), e in zip(written, probe.examples))
@@ -114,16 +123,17 @@ def sweep(probe, most):
 class Graph:
     """A ProsQA problem, read off its text."""
     children: dict  # node: list of nodes
+    concepts: list  # all nodes but the entities
     root: str
     target: str
     options: list
 
     def __init__(self, example):
+        edges, self.root, self.options = read_prosqa(example.question)
         self.children = {}
-        for parent, child in re.findall(r"(\w+) is a (\w+)\.", example.question):
+        for parent, child in edges:
             self.children.setdefault(parent, []).append(child)
-        self.root, *self.options = re.search(r"Is (\w+) a (\w+) or (\w+)\?$",
-                                             example.question).groups()
+        self.concepts = sorted({child for _, child in edges})
         self.target = re.search(r"(\w+)\.$", example.answer)[1]
 
     def below(self, node):
@@ -170,9 +180,9 @@ def node_values(probe, examples, k):
     for i, example in enumerate(examples):
         graph = Graph(example)
         lead = f"{graph.root} is a" if k == 0 else "Every"
-        given = prompt(enc.encode_ordinary(example.question + "\n"), k, probe.c.method, marks)
+        given = prompt(encode_question(example.question, enc), k, probe.c.method, marks)
         given += enc.encode_ordinary(lead)
-        for node in sorted({child for below in graph.children.values() for child in below}):
+        for node in graph.concepts:
             name = enc.encode_ordinary(" " + node)
             sequences.append((given + name, [NO_LOSS] * len(given) + name))
             owners.append((i, node))
@@ -259,17 +269,19 @@ def superposition(probe):
         for example, thought in zip(probe.examples, thoughts[:, k]):
             graph = Graph(example)
             reached, way = graph.below(graph.root), shortest_ways(graph)
-            for node in {child for below in graph.children.values() for child in below}:
+            for node in graph.concepts:
                 ids = probe.enc.encode_ordinary(" " + node)
                 if len(ids) > 1:
                     raise ValueError(f"superposition needs names of one token, but {node!r} has "
                                      f"{len(ids)}: take a run with --tokenizer word")
                 cosine = (table[ids[0]] @ thought).item()
-                hops = reached.get(node, math.inf)
-                groups["not reachable" if hops == math.inf else "reachable"] += (
-                    [cosine] if hops == math.inf or hops <= k + 1 else [])
-                groups["frontier"] += [cosine] if hops == k + 1 else []
-                groups["optimal"] += [cosine] if hops == k + 1 and node in way else []
+                hops = reached.get(node)
+                member = {"not reachable": hops is None,
+                          "reachable": hops is not None and hops <= k + 1,
+                          "frontier": hops == k + 1, "optimal": hops == k + 1 and node in way}
+                for name in groups:
+                    if member[name]:
+                        groups[name].append(cosine)
         rows.append({"thought": k + 1, **{
             name: {"mean": mean(some), "nodes": len(some)} if some else None
             for name, some in groups.items()}})
@@ -307,10 +319,7 @@ def intervene(probe, seed=0):
                 f"thoughts after the {i + 1}. add nothing") for i in range(k - 1)]
     rows = []
     for name, edit_of, meaning in trials:
-        written = probe.written(k, edit_of)
-        right = [is_correct(text, e.answer) for (text, _), e in zip(written, probe.examples)]
-        rows.append({"thoughts": name, "accuracy": mean(right),
-                     "interval": interval(sum(right), len(right)),
+        rows.append({"thoughts": name, **accuracy_of(probe.right(probe.written(k, edit_of))),
                      "if as good as intact": meaning})
     return {"n": len(probe.examples), "rows": rows,
             "shortcuts": shortcut_accuracy(probe.task, probe.examples)}
@@ -339,21 +348,18 @@ def freeze(last):
 # --------------------------------------------------------------------------------------------------
 # decode
 
-@torch.no_grad()
 def decode(probe, top=5):
     """For every problem and thought the tokens it is nearest to by the LM head, with their
     probabilities, its norm, and its cosine with the thought before."""
-    thoughts = probe.thoughts(probe.k)
     found = []
-    for example, some in zip(probe.examples, thoughts):
-        best = probe.model.lm_head(some).softmax(dim=-1).topk(top)
-        before = F.cosine_similarity(some[1:], some[:-1]).tolist()
-        found.append({
-            "question": example.question, "steps": example.steps, "answer": example.answer,
-            "thoughts": [
-                {"tokens": [probe.enc.decode([i]) for i in ids], "probabilities": probabilities,
-                 "norm": norm, "cosine with the one before": cosine}
-                for ids, probabilities, norm, cosine in zip(
-                    best.indices.tolist(), best.values.tolist(), some.norm(dim=-1).tolist(),
-                    [None, *before])]})
+    for example, thoughts in zip(probe.examples, probe.thoughts(probe.k)):
+        tokens = nearest_tokens(probe.model, thoughts, probe.enc, top)
+        cosines = [None, *F.cosine_similarity(thoughts[1:], thoughts[:-1]).tolist()]
+        found.append({"question": example.question, "steps": example.steps,
+                      "answer": example.answer, "thoughts": [
+                          {"tokens": [token for token, _ in near],
+                           "probabilities": [p for _, p in near], "norm": norm,
+                           "cosine with the one before": cosine}
+                          for near, norm, cosine in zip(tokens, thoughts.norm(dim=-1).tolist(),
+                                                        cosines)]})
     return {"n": len(found), "problems": found}
