@@ -100,8 +100,10 @@ def to_example(record, where):
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"{where} has a text of {len(text)} characters, above the limit of "
                              f"{MOST_CHARACTERS}")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ValueError(f"{where} has half a character (a lone surrogate)")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where} has half a character (a lone surrogate)") from None
     return Example(question, [step for step in steps if step.strip()], answer)
 
 
@@ -150,7 +152,7 @@ def load_splits(source, task, size, mixed_size, seed, n_train, n_valid, n_test):
         parts = [whole[:a], whole[a:b], whole[b:]]
         if not all(parts):
             raise ValueError(f"{source} has {len(whole)} problems, too few to split 90 : 2 : 8")
-    train, valid, test = (part[:n or None] for part, n in zip(parts, (n_train, n_valid, n_test)))
+    train, valid, test = parts[0], parts[1][:n_valid or None], parts[2][:n_test or None]
     held_out = {example.question for example in valid + test}
     unseen = [example for example in train if example.question not in held_out]
     if len(unseen) < len(train):
@@ -158,7 +160,7 @@ def load_splits(source, task, size, mixed_size, seed, n_train, n_valid, n_test):
               "are among those for validation or test too")
     if not unseen:
         raise ValueError(f"{source} has no problem for training that is not tested on")
-    return (lambda epoch: unseen), valid, test
+    return (lambda epoch: unseen[:n_train or None]), valid, test
 
 
 def find_split(folder, task, split):

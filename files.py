@@ -64,8 +64,10 @@ def read_torch(path):
     """What torch saved in a file, on the CPU; runs no code of the file. Raises ValueError."""
     try:
         mmap = zipfile.is_zipfile(path)  # not in the format before torch 1.6
-        if mmap and (damaged := zipfile.ZipFile(path).testzip()):
-            raise ValueError(f"its part {damaged} is damaged")
+        if mmap:
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"its part {damaged} is damaged")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]

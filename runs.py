@@ -2,8 +2,8 @@
 A run from outside its loop: how it starts, is saved, stopped and resumed.
 
 Everything that a run knows is in out_dir/ckpt.pt, written before the first step, every save_every
-seconds, before and after an evaluation. So whatever ends a run costs a few seconds of it, and a
-resumed one ends as if nothing had happened: on a CPU bit by bit.
+seconds, before and after an evaluation. So whatever ends a run costs at most save_every seconds of
+it, and a resumed one ends as if nothing had happened: on a CPU bit by bit.
 """
 import json
 import os

@@ -244,7 +244,7 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, mixed_size=F
 
     SIZES has the size keywords of each task with their official values, LIMITS their range; epoch
     gives fresh problems of the same split. Balanced problems lack the shortcuts of the official
-    ones. mixed_size mixes in easier ones: only the easiest in epoch 0 (growth 0), every kind from
+    ones. mixed_size mixes in easier ones: only the easiest in epoch 0 (growth 0), all sizes from
     GROWING_EPOCHS on (growth 1). Raises ValueError, in a sentence, for arguments that are unknown
     or out of range.
     """

@@ -142,6 +142,8 @@ def test_a_problem_is_trained_on_and_tested_on(tmp_path, capsys):
     assert [e.question for e in train(0)] == ["0?", "1?", "2?", "6?", "7?", "8?", "9?"]
     assert (len(valid), len(test)) == (2, 3)
     assert "left out 3 of 10 problems for training" in capsys.readouterr().out
+    train, _, _ = load_splits(str(tmp_path), "prosqa", {}, False, 0, 4, 0, 0)
+    assert [e.question for e in train(0)] == ["0?", "1?", "2?", "6?"]  # as many as were asked for
 
 
 def test_a_question_that_spells_a_thought_is_given_one(tmp_path, capsys):
