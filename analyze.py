@@ -127,7 +127,8 @@ def accuracy(args):
     s, ckpt, model, enc, examples = model_and_problems(args.run, args.data, args.device)
     if args.hops:
         examples = [last_hops(example, args.hops) for example in examples]
-    prompts = prompts_of(examples, n_thoughts(ckpt["run"]["stage"], s.curriculum()), s.method, enc)
+    c = s.curriculum()
+    prompts = prompts_of(examples, n_thoughts(ckpt["run"]["stage"], c), c, enc)
     written = written_answers(model, prompts, enc, 64, s.max_new_tokens)
     right = [is_correct(text, example.answer) for (text, _), example in zip(written, examples)]
     print(f"the model: {mean(right):.1%} of {len(right)} problems right\n\n"
@@ -185,7 +186,7 @@ def load_probe(run, data=None, n=None, device="auto"):
     if METHODS[s.method].fill != "thought":
         raise ValueError(f"a run of {s.method} has no thoughts to look at")
     return thoughts.Probe(model, enc, examples[:n], s.task, s.curriculum(), ckpt["run"]["stage"],
-                          s.max_new_tokens)
+                          s.max_new_tokens, names=s.steps == "names")
 
 
 def probe_of(args, *tasks):

@@ -187,7 +187,7 @@ def measure_evaluation(args):
     model, enc, examples = start(args)
     model.eval()
     marks, k = markers_of(enc), args.stages[-1]
-    prompts = [prompt(encode(e, enc).question, k, "coconut", marks) for e in examples]
+    prompts = [prompt(encode(e, enc).question, k, Curriculum(), marks) for e in examples]
     prompts = sorted(prompts, key=len)[:args.problems]
 
     began = now(args.device)

@@ -13,6 +13,10 @@ A is the answer, T is a thought; the loss is taken on the tokens marked ^.
     stage 3   Q <bot> T T T <eot> A
                                   ^
 
+Without <eot> (`eot` False) they read Q <bot> 1 2 3 A, Q <bot> T 2 3 A and so on. A thought is then
+the state of a column that has learned, one stage before, to write the first token of a step: where
+a step is a single token, a thought starts out as what would have been written.
+
 The model is never asked to say what a thought stands for: a thought is good if it helps to write
 what is left. The eight methods of the paper's Table 1 are two choices: what fills the place of the
 steps that are gone, and when they go. At stage 2 of 3 they read (P is a learned pause token):
@@ -65,6 +69,7 @@ class Curriculum:
     method: str = "coconut"
     c_thought: int = 1  # thoughts for each step that is gone
     max_latent_stage: int = 6  # the last stage that adds thoughts
+    eot: bool = True  # whether <eot> follows the thoughts
     extra_stage: bool = False  # one more stage, in which all steps left are dropped (GSM8k)
     epochs_stage_0: int = 5
     epochs_per_stage: int = 5
@@ -102,12 +107,12 @@ def n_thoughts(stage, c):
     return min(stage, c.max_latent_stage) * c.c_thought if METHODS[c.method].fill else 0
 
 
-def prompt(question, k, method, markers):
+def prompt(question, k, c, markers):
     """What the model is given before it writes: question ids, and the place of k thoughts."""
-    fill = METHODS[method].fill
+    fill = METHODS[c.method].fill
     if fill is None:
         return list(question)
-    return [*question, markers.bot, *[getattr(markers, fill)] * k, markers.eot]
+    return [*question, markers.bot, *[getattr(markers, fill)] * k, *[markers.eot] * c.eot]
 
 
 def steps_left(steps, stage, c, rng=None):
@@ -132,6 +137,6 @@ def build(example, stage, c, markers, rng=None):
     """
     if rng and rng.random() < c.uniform_prob:
         stage = rng.randint(0, len(example.steps))
-    given = prompt(example.question, n_thoughts(stage, c), c.method, markers)
+    given = prompt(example.question, n_thoughts(stage, c), c, markers)
     learned = steps_left(example.steps, stage, c, rng) + list(example.answer)
     return given + learned, [NO_LOSS] * len(given) + learned

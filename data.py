@@ -248,8 +248,13 @@ def markers_of(enc):
     return Markers(*(enc._special_tokens[name] for name in SPECIAL))
 
 
+def line_of(step):
+    """A step has a line of its own; but a bare name goes on in the line, as a single token."""
+    return " " + step if step.isalpha() else step + "\n"
+
+
 def text_of(example):
-    return "\n".join([example.question, *example.steps, "### " + example.answer])
+    return "".join([example.question + "\n", *map(line_of, example.steps), "### " + example.answer])
 
 
 def encode_question(question, enc):
@@ -259,7 +264,7 @@ def encode_question(question, enc):
 def encode(example, enc):
     """An Example of ids. No text becomes a special token, not even one that spells it."""
     return Example(encode_question(example.question, enc),
-                   [enc.encode_ordinary(step + "\n") for step in example.steps],
+                   [enc.encode_ordinary(line_of(step)) for step in example.steps],
                    enc.encode_ordinary("### " + example.answer) + [enc.eot_token])
 
 

@@ -39,9 +39,9 @@ def answers(model, prompts, enc, max_new_tokens, edit=None):
     return [enc.decode(row) for row in rows], [len(row) for row in rows]
 
 
-def prompts_of(examples, k, method, enc):
+def prompts_of(examples, k, c, enc):
     """What the model is given of each Example of text, with k thoughts: lists of ids."""
-    return [prompt(encode_question(example.question, enc), k, method, markers_of(enc))
+    return [prompt(encode_question(example.question, enc), k, c, markers_of(enc))
             for example in examples]
 
 
@@ -80,7 +80,7 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
         learned += count_learned(sequences)
 
     began = time.perf_counter()
-    prompts = prompts_of(examples, n_thoughts(stage, c), c.method, enc)
+    prompts = prompts_of(examples, n_thoughts(stage, c), c, enc)
     written = written_answers(model, prompts, enc, batch_size, max_new_tokens)
     seconds = time.perf_counter() - began
     correct = sum(is_correct(text, e.answer) for (text, _), e in zip(written, examples))

@@ -26,11 +26,11 @@ OWN = "out/prontoqa-coconut/ckpt.pt"
 SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "prontoqa.pt")
 
 
-def ask(model, enc, method, question, k, top, max_new_tokens, answer=None):
+def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     """Print a question, its k thoughts, what the model writes and whether that is the answer."""
     print(f"question   {question}")
-    ids = prompt(encode_question(question, enc), k, method, markers_of(enc))
-    fill = METHODS[method].fill or "thought"
+    ids = prompt(encode_question(question, enc), k, c, markers_of(enc))
+    fill = METHODS[c.method].fill or "thought"
     if fill == "thought":
         thoughts, = thoughts_after(model, [ids], enc)  # (k, C)
         norms, near = thoughts.norm(dim=-1).tolist(), nearest_tokens(model, thoughts, enc, top)
@@ -57,7 +57,8 @@ def ask_checkpoint(args):
     model.eval()
     s = Settings(**ckpt["settings"])
     print(f"{s.method} on {s.task}, after {ckpt['run']['step']} steps: {os.path.relpath(path)}\n")
-    k = n_thoughts(ckpt["run"]["stage"], s.curriculum())
+    c = s.curriculum()
+    k = n_thoughts(ckpt["run"]["stage"], c)
     if args.n_thoughts is not None:
         if not METHODS[s.method].fill:
             raise ValueError(f"--n_thoughts: the model was trained as {s.method}, without thoughts")
@@ -69,13 +70,13 @@ def ask_checkpoint(args):
         test = tested_problems(s)
         if args.index >= len(test):
             raise ValueError(f"--index must be 0 to {len(test) - 1}")
-        ask(model, enc, s.method, test[args.index].question, *options, test[args.index].answer)
+        ask(model, enc, c, test[args.index].question, *options, test[args.index].answer)
     elif args.question is not None:
-        ask(model, enc, s.method, args.question, *options)
+        ask(model, enc, c, args.question, *options)
     else:
         print("one question a line; an empty line ends", flush=True)
         while question := sys.stdin.readline().strip():
-            ask(model, enc, s.method, question, *options)
+            ask(model, enc, c, question, *options)
 
 
 def complete_text(args):

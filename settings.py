@@ -33,6 +33,7 @@ class Settings:
     hops: int = option("generated ProntoQA: hops of a proof, 1-6")
     wording: str = option("generated ProntoQA: mixed (as official) or every (one form)")
     nodes: int = option("generated ProsQA: nodes of a graph")
+    steps: str = option("generated ProsQA: sentences (as official) or names of nodes")
     max_value: int = option("generated arithmetic: largest number")
     most_steps: int = option("generated arithmetic: most steps")
     mixed_size: bool = option("mix easier problems into training, at first only those")
@@ -47,6 +48,7 @@ class Settings:
     dropout: float = option("share of activations dropped in training")
 
     c_thought: int = option("thoughts for each step that is gone")
+    eot: bool = option("mark the end of the thoughts, as the paper does")
     max_latent_stage: int = option("the last stage that adds thoughts; from scratch by size")
     extra_stage: bool = option("end with a stage that drops all steps that are left")
     epochs: int = option("epochs in all")
@@ -84,6 +86,7 @@ SCRATCH = {
     "hops":             (2,          None,     None),
     "wording":          ("every",    None,     None),
     "nodes":            (None,       8,        None),
+    "steps":            (None,       "names",  None),
     "max_value":        (None,       None,     30),
     "most_steps":       (None,       None,     2),
     "mixed_size":       (True,       True,     False),
@@ -96,17 +99,18 @@ SCRATCH = {
     "block_size":       (512,        512,      512),
     "dropout":          (0.0,        0.0,      0.0),
     "c_thought":        (1,          1,        2),
+    "eot":              (True,       False,    True),
     "extra_stage":      (False,      True,     False),
-    "epochs_stage_0":   (8,          14,       9),
-    "epochs_per_stage": (3,          4,        4),
-    "epochs":           (22,         44,       27),
+    "epochs_stage_0":   (8,          10,       9),
+    "epochs_per_stage": (3,          3,        4),
+    "epochs":           (22,         32,       27),
     "icot_tokens":      (4,          4,        4),
     "icot_all_beyond":  (39,         39,       39),
     "batch_size":       (32,         32,       32),
     "learning_rate":    (5e-4,       5e-4,     5e-4),
     "beta2":            (0.98,       0.98,     0.98),
     "warmup_steps":     (50,         50,       50),
-    "decay_epochs":     (6,          12,       6),
+    "decay_epochs":     (6,          8,        6),
     "grad_clip":        (1.0,        1.0,      1.0),
     "max_new_tokens":   (128,        128,      64),
     "save_every":       (10.0,       10.0,     10.0),
@@ -116,6 +120,7 @@ PAPER = {
     "hops":             (5,          None,     None),
     "wording":          ("mixed",    None,     None),
     "nodes":            (None,       28,       None),
+    "steps":            (None,       "sentences", None),
     "max_value":        (None,       None,     99999),
     "most_steps":       (None,       None,     5),
     "mixed_size":       (False,      False,    False),
@@ -124,6 +129,7 @@ PAPER = {
     "n_test":           (800,        500,      1319),
     "dropout":          (0.1,        0.1,      0.1),
     "c_thought":        (1,          1,        2),
+    "eot":              (True,       True,     True),
     "max_latent_stage": (6,          6,        3),
     "extra_stage":      (False,      False,    True),
     "epochs_stage_0":   (5,          5,        6),
@@ -184,14 +190,22 @@ def complete(given, saved=None):
         if getattr(s, name) is None:
             setattr(s, name, value)
     if s.max_latent_stage is None:  # so many that every step is a thought at the end
-        s.max_latent_stage = {"prontoqa": lambda: s.hops + 1, "gsm8k": lambda: s.most_steps,
-                              "prosqa": lambda: 6 if s.nodes >= 20 else 3}[s.task]()
+        s.max_latent_stage = usual_steps(s)
     s.tokenizer = s.tokenizer or ("word" if s.init == "scratch" else "gpt2")
     if s.micro_batch is None:
         s.micro_batch = s.batch_size
     s.out_dir = s.out_dir or f"out/{s.task}-{s.method}"
     check(s, given)
     return s
+
+
+def usual_steps(s):
+    """The steps of most generated problems of the longer kind."""
+    if s.task == "prontoqa":
+        return s.hops + 1
+    if s.task == "gsm8k":
+        return s.most_steps
+    return (6 if s.nodes >= 20 else 3) + (s.steps == "names")
 
 
 def check(s, given):
@@ -204,7 +218,7 @@ def check(s, given):
         (True, others, f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
         (not generated, sizes + " mixed_size", f"--data {s.data} holds the problems there are"),
         (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has its own"),
-        (not fill, "c_thought", f"--method {s.method} has no thoughts"),
+        (not fill, "c_thought eot", f"--method {s.method} has no thoughts"),
         (not fill and steps != "stage", "max_latent_stage", f"--method {s.method} has no thoughts"),
         (steps != "stage", "extra_stage uniform_prob epochs_per_stage", "no stages of steps"),
         (steps in ("all", "none"), "epochs_stage_0 reset_optimizer", f"{s.method} has one stage"),

@@ -47,8 +47,9 @@ CONCEPTS = """bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus 
 POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # relative chance of k parents
 
 
-def draw_prosqa(rng, nodes, balanced=False, growth=None):
-    """Return (edges, path, distractor): a graph, a shortest way to the answer, the wrong option.
+def draw_prosqa(rng, nodes, steps, balanced=False, growth=None):
+    """Return (edges, path, distractor, steps): a graph, a shortest way to the answer, the wrong
+    option, and how the way is written.
 
     The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
     below only the other: so depth alone betrays much. Balanced problems have both options at one
@@ -56,7 +57,7 @@ def draw_prosqa(rng, nodes, balanced=False, growth=None):
     below growth 1, and then graphs of mixed size. Source: recovered from the released files.
     """
     if growth is not None and growth < 1:
-        return draw_chains(rng, rng.randint(6, 10))
+        return *draw_chains(rng, rng.randint(6, 10)), steps
     nodes = nodes if growth is None else rng.randint(6, nodes)
     hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
     depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
@@ -86,11 +87,11 @@ def draw_prosqa(rng, nodes, balanced=False, growth=None):
     kept = [node for node in range(nodes) if parents[node] or node in inner]
     new = {node: i for i, node in enumerate(kept)}
     edges = [[new[parent], new[node]] for node in kept for parent in parents[node]]
-    return edges, [new[node] for node in path], new[distractor]
+    return edges, [new[node] for node in path], new[distractor], steps
 
 
 def draw_chains(rng, nodes):
-    """What draw_prosqa returns, for a graph without branches: one chain from each entity."""
+    """Return (edges, path, distractor) of a graph without branches: one chain from each entity."""
     chains, edges = [[0], [1]], []
     for node in range(2, nodes):
         chain = chains[node - 2] if node < 4 else rng.choice(chains)
@@ -125,8 +126,9 @@ def draw_graph(rng, nodes):
     return parents, family, depth
 
 
-def word_prosqa(rng, edges, path, distractor):
-    """Return the record, with the released files' extra keys: the graph, by index of node."""
+def word_prosqa(rng, edges, path, distractor, steps):
+    """Return the record, with the released files' extra keys: the graph, by index of node. A step
+    is a sentence for each edge of the path, or just the name of each node."""
     concepts = {child for _, child in edges}
     names = {True: rng.sample(CONCEPTS, len(CONCEPTS)), False: rng.sample(ENTITIES, len(ENTITIES))}
     name = [names[node in concepts].pop() for node in range(max(concepts) + 1)]
@@ -139,7 +141,8 @@ def word_prosqa(rng, edges, path, distractor):
     option, other = rng.sample([name[target], name[distractor]], 2)
     return {
         "question": " ".join(facts) + f" Is {name[root]} a {option} or {other}?",
-        "steps": [sentence(*edge) for edge in zip(path, path[1:])],
+        "steps": ([sentence(*edge) for edge in zip(path, path[1:])] if steps == "sentences"
+                  else [name[node] for node in path]),
         "answer": f"{name[root]} is a {name[target]}.",
         "idx_to_symbol": name, "edges": edges,
         "root": root, "target": target, "neg_target": distractor,
@@ -224,12 +227,13 @@ def word_prontoqa(rng, chain, is_a, negated, dropped, wording):
 GENERATORS = {"prosqa": (draw_prosqa, word_prosqa), "prontoqa": (draw_prontoqa, word_prontoqa),
               "gsm8k": (draw_gsm8k, word_gsm8k)}
 SIZES = {  # what the official problems have
-    "prosqa": {"nodes": 28},
+    "prosqa": {"nodes": 28, "steps": "sentences"},
     "prontoqa": {"hops": 5, "wording": "mixed"},
     "gsm8k": {"max_value": 99999, "most_steps": 5},
 }
 LIMITS = {
     "nodes": (range(8, 41), "8..40, as there are names for two entities and 38 concepts"),
+    "steps": (("sentences", "names"), "sentences or names"),
     "hops": (range(1, 7), "1..6, as the generator has only 17 concept names"),
     "wording": (("mixed", "every"), "mixed or every"),
     "max_value": (range(20, 100000), "20..99999, as smaller numbers leave no room for a story"),

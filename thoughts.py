@@ -39,6 +39,7 @@ class Probe:
     stage: int  # that the training has reached
     max_new_tokens: int
     batch_size: int = 64
+    names: bool = False  # ProsQA: it learned steps that are names of nodes, no sentences
 
     @property
     def k(self):
@@ -46,7 +47,7 @@ class Probe:
         return n_thoughts(self.stage, self.c)
 
     def prompts(self, k):
-        return prompts_of(self.examples, k, self.c.method, self.enc)
+        return prompts_of(self.examples, k, self.c, self.enc)
 
     def written(self, k, edit_of=None):
         """What it writes after k thoughts, see evaluate.written_answers."""
@@ -153,17 +154,19 @@ def category(example, written):
     may begin anywhere below the one who is asked about; it is then the best that goes on so."""
     graph = Graph(example)
     steps, _, label = written.partition("###")
-    edges = re.findall(r"(\w+) is a (\w+)", steps)
-    if not edges:
+    sentences, names = re.findall(r"(\w+) is a (\w+)", steps), steps.split()
+    if not names:
         return "correct label" if is_correct(written, example.answer) else "incorrect label"
+    edges = sentences or list(zip(names, names[1:]))  # a step may be a bare name, too
+    nodes = [parent for parent, _ in edges] + [edges[-1][1] if edges else names[0]]
     reached = graph.below(graph.root)
-    connected = all(child == parent for (_, child), (parent, _) in zip(edges, edges[1:]))
+    connected = all(child == node for (_, child), node in zip(edges, nodes[1:]))
     real = all(child in graph.children.get(parent, ()) for parent, child in edges)
-    if not (connected and real and edges[0][0] in reached):
+    if not (connected and real and nodes[0] in reached):
         return "hallucination"
-    if edges[-1][1] != graph.target:
+    if nodes[-1] != graph.target:
         return "wrong target"
-    hops = reached[edges[0][0]] + len(edges)
+    hops = reached[nodes[0]] + len(edges)
     return "correct path" if hops == reached[graph.target] else "longer path"
 
 
@@ -173,15 +176,16 @@ def category(example, written):
 @torch.no_grad()
 def node_values(probe, examples, k):
     """[{node: value}, ..]: how likely each concept of a ProsQA problem is named next after k
-    thoughts. The words that lead there, "Every" or at first "Tom is a", are forced; a value is the
-    product of the probabilities of the name's tokens (paper, section 4.3)."""
+    thoughts. The words that lead there, "Every" or at first "Tom is a", and before a bare name none
+    or at first "Tom", are forced; a value is the product of the probabilities of the name's tokens
+    (paper, section 4.3)."""
     enc, marks = probe.enc, markers_of(probe.enc)
     sequences, owners = [], []
     for i, example in enumerate(examples):
         graph = Graph(example)
-        lead = f"{graph.root} is a" if k == 0 else "Every"
-        given = prompt(encode_question(example.question, enc), k, probe.c.method, marks)
-        given += enc.encode_ordinary(lead)
+        first, later = (f" {graph.root}", "") if probe.names else (f"{graph.root} is a", "Every")
+        given = prompt(encode_question(example.question, enc), k, probe.c, marks)
+        given += enc.encode_ordinary(later if k else first)
         for node in graph.concepts:
             name = enc.encode_ordinary(" " + node)
             sequences.append((given + name, [NO_LOSS] * len(given) + name))
@@ -227,7 +231,7 @@ def frontier(probe):
     """How the frontier is valued over all problems, for the paper's Figures 6 and 7.
 
     After k thoughts the candidates are the nodes k hops from the one who is asked about (one hop at
-    k = 0 and 1, as the first step names both ends). parallelism: for k, the sums of the 1, 2, 3
+    k = 0 and 1, as the first step names that one). parallelism: for k, the sums of the 1, 2, 3
     highest values, sorted. heights: for k and each height, the mean value of candidates that lead
     to the target and of those that do not.
     """
@@ -265,6 +269,7 @@ def superposition(probe):
     table = F.normalize(probe.model.wte.weight, dim=-1)
     rows = []
     for k in range(probe.k):
+        distance = k if probe.names else k + 1  # the first of the names is that of the root
         groups = {"not reachable": [], "reachable": [], "frontier": [], "optimal": []}
         for example, thought in zip(probe.examples, thoughts[:, k]):
             graph = Graph(example)
@@ -277,8 +282,9 @@ def superposition(probe):
                 cosine = (table[ids[0]] @ thought).item()
                 hops = reached.get(node)
                 member = {"not reachable": hops is None,
-                          "reachable": hops is not None and hops <= k + 1,
-                          "frontier": hops == k + 1, "optimal": hops == k + 1 and node in way}
+                          "reachable": hops is not None and hops <= distance,
+                          "frontier": hops == distance,
+                          "optimal": hops == distance and node in way}
                 for name in groups:
                     if member[name]:
                         groups[name].append(cosine)

@@ -58,7 +58,7 @@ def progress(s, run, steps_in_epoch):
 
 def drop_too_long(examples, enc, c, block_size):
     """The Examples that fit into the block at every stage; says how many do not."""
-    most = len(prompt([], n_thoughts(last_stage(c), c), c.method, markers_of(enc)))
+    most = len(prompt([], n_thoughts(last_stage(c), c), c, markers_of(enc)))
 
     def length(example):
         question, steps, answer = encode(example, enc)

@@ -42,8 +42,17 @@ def test_the_picture_of_the_methods_is_not_what_build_returns():
         stage = stage_at(epoch=2, c=c)  # a stage an epoch
         ids, targets = build(EXAMPLE, stage, c, MARKERS)
         assert " ".join(ids) == text, method
-        given = prompt(EXAMPLE.question, n_thoughts(stage, c), c.method, MARKERS)
+        given = prompt(EXAMPLE.question, n_thoughts(stage, c), c, MARKERS)
         assert targets == [NO_LOSS] * len(given) + ids[len(given):], method
+
+
+def test_the_picture_without_eot_is_not_what_build_returns():
+    for stage, text in ((0, "Q <bot> 1 2 3 A"), (1, "Q <bot> T 2 3 A"), (3, "Q <bot> T T T A")):
+        assert stage == 3 or text in curriculum.__doc__
+        ids, targets = build(EXAMPLE, stage, curriculum_of("coconut", eot=False), MARKERS)
+        assert " ".join(ids) == text
+        assert targets == [NO_LOSS] * (2 + stage) + ids[2 + stage:]
+    assert prompt(["Q"], 2, curriculum_of("no_thought", eot=False), MARKERS) == ["Q"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -55,7 +64,7 @@ def test_a_prompt_is_no_prefix_of_what_was_trained(method, c_thought):
         for epoch in range(8):
             stage = stage_at(epoch, c)
             ids, targets = build(example, stage, c, MARKERS)
-            given = prompt(example.question, n_thoughts(stage, c), c.method, MARKERS)
+            given = prompt(example.question, n_thoughts(stage, c), c, MARKERS)
             assert ids[:len(given)] == given and set(targets[:len(given)]) <= {NO_LOSS}
             assert targets[len(given):] == ids[len(given):]
             assert ids.count("T") == (given.count("T") if METHODS[method].fill == "thought" else 0)

@@ -87,8 +87,9 @@ def test_training_problems_repeat_or_are_tested_on():
 # Tokens
 
 def every_task(n=20):
+    kinds = [("prosqa", {}), ("prosqa", {"steps": "names"}), ("prontoqa", {}), ("gsm8k", {})]
     return [Example(r["question"], r["steps"], r["answer"])
-            for task in ("prosqa", "prontoqa", "gsm8k") for r in problems(task, n, seed=1)]
+            for task, size in kinds for r in problems(task, n, seed=1, **size)]
 
 
 def test_a_text_is_lost_in_the_word_vocabulary():
@@ -108,6 +109,14 @@ def test_a_word_is_more_than_a_token_or_the_vocabulary_is_large():
     for word in (" vumpus", "Every", " is", "### ", "True", "<<", ">>"):
         assert len(enc.encode_ordinary(word)) == 1, word
     assert len(enc.encode_ordinary("<<12+30=42>>")) == 2 + len("12+30=42")  # a token a digit
+
+
+def test_a_step_that_is_a_name_takes_more_than_one_token():
+    example = every_task()[20]
+    enc = word_encoding([text_of(example)])
+    names = encode(example, enc).steps
+    assert [enc.decode(ids) for ids in names] == [" " + name for name in example.steps]
+    assert {len(ids) for ids in names} == {1}
 
 
 def test_text_that_spells_a_special_token_becomes_one():

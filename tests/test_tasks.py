@@ -433,6 +433,14 @@ def test_prosqa_does_not_start_from_chains_without_branches():
         assert len({*parents}) == len(parents) and len({*children}) == len(children)
 
 
+def test_a_step_that_is_a_name_is_not_that_of_its_sentence():
+    for sentences, names in zip(problems("prosqa", 100, 111, nodes=12),
+                                problems("prosqa", 100, 111, nodes=12, steps="names")):
+        way = [re.findall(r"(\w+) is a (\w+)", step)[0] for step in sentences["steps"]]
+        assert names["steps"] == [way[0][0], *[child for _, child in way]]
+        assert {**names, "steps": 0} == {**sentences, "steps": 0}
+
+
 def test_wording_every_lets_another_wording_through():
     for record in problems("prontoqa", 100, 107, wording="every"):
         check_prontoqa(record)
@@ -558,6 +566,7 @@ def test_a_reshuffled_copy_of_a_problem_falls_into_another_split(task):
     ({"hops": 0}, "1..6"), ({"hops": 2.0}, "1..6"), ({"hops": "5"}, "1..6"),
     ({"hops": 6, "balanced": True}, "1..5"), ({"nodes": 28}, "which has hops, wording"),
     ({"wording": "each"}, "wording must be mixed or every (got 'each')"),
+    ({"task": "prosqa", "steps": "words"}, "steps must be sentences or names (got 'words')"),
     ({"task": "prosqa", "nodes": 7}, "8..40"), ({"task": "prosqa", "nodes": 41}, "8..40"),
     ({"task": "gsm8k", "max_value": 19}, "20..99999"), ({"task": "gsm8k", "most_steps": 6}, "1..5"),
     ({"task": "gsm8k", "balanced": True}, "balanced must be off for gsm8k"),

@@ -31,11 +31,17 @@ SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is
      "is a cpus.", "longer path"),
     ("### Tom is a cpus.", "correct label"),
     ("### Tom is a dpus.", "incorrect label"),
-    ("nothing at all", "incorrect label"),
+    ("", "incorrect label"),
     ("Tom is a apus.\nEvery apus is a bpus.\n### Tom is a dpus.", "wrong target"),
     ("Tom is a apus.\nEvery apus is a dpus.\n### Tom is a dpus.", "hallucination"),  # no such edge
     ("Tom is a apus.\nEvery bpus is a cpus.\n### Tom is a cpus.", "hallucination"),  # a gap
     ("Eva is a dpus.\n### Tom is a dpus.", "hallucination"),  # not where Tom can be
+    (" Tom apus bpus cpus### Tom is a cpus.", "correct path"),  # steps that are names
+    (" cpus### Tom is a cpus.", "correct path"),
+    (" epus fpus bpus cpus### Tom is a cpus.", "longer path"),
+    (" apus bpus### Tom is a dpus.", "wrong target"),
+    (" apus cpus### Tom is a cpus.", "hallucination"),
+    (" dpus### Tom is a dpus.", "hallucination"),
 ])
 def test_an_answer_falls_into_another_category(written, expected):
     assert category(SIX, written) == expected and expected in CATEGORIES
@@ -84,7 +90,8 @@ def test_a_node_is_valued_after_another_prompt():
     probe = probe_of()
     example = probe.examples[0]
     root = Graph(example).root
-    for k, lead in ((0, f"{root} is a"), (2, "Every")):
+    for k, lead, probe.names in ((0, f"{root} is a", False), (2, "Every", False),
+                                 (0, f" {root}", True), (2, "", True)):
         ids = probe.prompts(k)[0] + probe.enc.encode_ordinary(lead)
         batch = thoughts.collate([(ids, ids)], thoughts.markers_of(probe.enc).thought)
         hidden = thoughts.think(probe.model, batch[0], *batch[2:])[0, -1]
@@ -149,9 +156,11 @@ def test_a_thought_is_exchanged_with_itself():
         thoughts.derangement(1, thoughts.random.Random(0))
 
 
-def test_a_thought_that_is_an_embedding_lies_far_from_it(monkeypatch):
+@pytest.mark.parametrize("names", [False, True])
+def test_a_thought_that_is_an_embedding_lies_far_from_it(monkeypatch, names):
     """Thoughts that are the sum of the frontier's embeddings: nearest to those, not to others."""
-    probe = probe_of(20)
+    probe = probe_of(20, k=2 + names)
+    probe.names = names
     torch.nn.init.normal_(probe.model.wte.weight)
 
     def frontier(probe, k):
@@ -159,12 +168,14 @@ def test_a_thought_that_is_an_embedding_lies_far_from_it(monkeypatch):
         for example in probe.examples:
             reached = Graph(example).below(Graph(example).root)
             rows.append([sum(probe.model.wte.weight[probe.enc.encode_ordinary(" " + node)[0]]
-                             for node, hops in reached.items() if hops == step + 1)
+                             for node, hops in reached.items() if hops == step + 1 - names)
                          for step in range(k)])
         return torch.stack([torch.stack(row) for row in rows])
 
     monkeypatch.setattr(Probe, "thoughts", frontier)
-    for row in thoughts.superposition(probe)["rows"]:
+    rows = thoughts.superposition(probe)["rows"]
+    assert not names or rows.pop(0)["frontier"] is None  # the first thought is of who is asked
+    for row in rows:
         assert row["frontier"]["mean"] > 0.4 > 0.2 > row["not reachable"]["mean"]
         assert row["optimal"]["mean"] > 0.4
         assert row["reachable"]["nodes"] >= row["frontier"]["nodes"] >= row["optimal"]["nodes"] > 0

@@ -149,7 +149,7 @@ def test_a_new_stage_comes_silently_or_keeps_the_optimizer(tmp_path, capsys):
     printed = capsys.readouterr().out
     for stage, thoughts in enumerate(["0 thoughts", "1 thought", "2 thoughts"]):
         assert f"stage {stage} of coconut: {thoughts}\n  given    '" in printed
-        assert "<|bot|>" + "<|thought|>" * stage + "<|eot|>'\n  learned  '" in printed
+        assert "<|bot|>" + "<|thought|>" * stage + "'\n  learned  '" in printed
     assert "test accuracy" in printed and "python sample.py --ckpt" in printed
     train(*PROSQA, *TINY, *STAGES, "--no-reset_optimizer", "--out_dir", tmp_path / "keep")
     steps = {name: weights(tmp_path / name)["optimizer"]["state"][0]["step"].item()
@@ -223,7 +223,8 @@ def test_the_papers_recipe_is_not_that_of_section_5_1():
 def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
     assert complete({}).max_latent_stage == 3 and complete({"hops": 5}).max_latent_stage == 6
     assert complete({"task": "gsm8k", "most_steps": 5}).max_latent_stage == 5
-    assert complete({"task": "prosqa", "nodes": 28}).max_latent_stage == 6
+    assert complete({"task": "prosqa", "nodes": 28}).max_latent_stage == 7  # names of six hops
+    assert complete({"task": "prosqa", "nodes": 28, "steps": "sentences"}).max_latent_stage == 6
     official = complete({"task": "gsm8k", "data": "official"})
     assert (official.c_thought, official.max_latent_stage, official.extra_stage) == (2, 3, True)
 
@@ -241,6 +242,7 @@ def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
     (["--hops", "7"], "hops must be 1..6"),
     (["--nodes", "20"], "--nodes would change nothing"),
     (["--method", "cot", "--c_thought", "2"], "--c_thought would change nothing"),
+    (["--method", "no_thought", "--no-eot"], "--eot would change nothing"),
     (["--method", "no_cot", "--uniform_prob", ".1"], "--uniform_prob would change nothing"),
     (["--init", "gpt2", "--n_layer", "3"], "--n_layer would change nothing"),
     (["--n_embd", "30"], "--n_embd 30 must be even, and a multiple of --n_head"),
@@ -270,8 +272,8 @@ def test_a_run_is_overwritten_or_resumed_as_another_one(tmp_path):
 
 
 def test_problems_longer_than_the_block_vanish_silently(tmp_path, capsys):
-    train(*PROSQA, *TINY, "--block_size", 70, "--max_steps", 1, "--out_dir", tmp_path)
-    assert "problems: they need more than the 70 tokens of --block_size" in capsys.readouterr().out
+    train(*PROSQA, *TINY, "--block_size", 60, "--max_steps", 1, "--out_dir", tmp_path)
+    assert "problems: they need more than the 60 tokens of --block_size" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------
