@@ -26,7 +26,7 @@ from curriculum import METHODS, n_thoughts
 from data import Example, is_correct, read_examples
 from evaluate import prompts_of, written_answers
 from runs import load_run, pick_device, tested_problems
-from settings import Settings
+from settings import Settings, label
 from shortcuts import points, shortcut_accuracy
 
 
@@ -59,12 +59,13 @@ def print_table(names, rows):
 def curve(args):
     """Draw training and validation loss, and accuracy, over steps: a column of panels a task."""
     runs = [read_metrics(path)[:2] for path in args.runs]
-    draw.curve(runs, args.out)
+    draw.curve([(s.task, label(s) + f", {s.data}" * (s.data != "generated"), epochs)
+                for s, epochs in runs], args.out)
     print(f"drew {len(runs)} runs to {args.out}")
 
 
 def table(args):
-    """Print a row for all runs of a task, data and method; seeds are averaged, sd is over them.
+    """Print a row for all runs that differ in the seed alone, which are averaged; sd is over them.
 
     Accuracy is in %, after each stage on validation problems. tokens: written ones and thoughts a
     problem; ms: to write the answer to a problem, in batches; minutes: of the whole training.
@@ -74,7 +75,7 @@ def table(args):
         s, epochs, result = read_metrics(path)
         if result is None:
             raise ValueError(f"{path} has no test results: the run is not done")
-        key = (s.task, s.data, list(METHODS).index(s.method))
+        key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))
         groups.setdefault(key, []).append((s, epochs, result))
     rows = []
     for _, runs in sorted(groups.items()):
@@ -87,7 +88,7 @@ def table(args):
                     for _, epochs, _ in runs]
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
-        rows.append([f"`{s.task}`", s.data, f"`{s.method}`", len(runs), stages,
+        rows.append([f"`{s.task}`", s.data, f"`{label(s)}`", len(runs), stages,
                      f"{mean(tests):.1f}", spread, f"{tokens:.1f}", f"{milliseconds:.0f}",
                      f"{minutes:.0f}"])
     print_table(["task", "data", "method", "seeds", "after each stage", "test", "sd", "tokens",

@@ -15,6 +15,9 @@ and becomes one text, of which the model is given the first line and writes what
     Every brimpus is a lempus.
     ### Tom is a lempus.<|endoftext|>
 
+Steps that are bare names share a line, " Tom terpus brimpus lempus### Tom is a lempus.", so that
+each is one token.
+
 Two more formats are read as they are: GSM8k-Aug's lines, and the JSON of ProntoQA's generator.
 
     Out of 7 pens 2 are lost. ..||<<7-2=5>> <<5*3=15>> #### 15

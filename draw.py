@@ -1,7 +1,7 @@
 """
 The pictures of analyze.py, each from the numbers that it prints. Nothing else needs matplotlib.
 """
-from curriculum import METHODS
+from itertools import cycle
 
 COLORS = ["C0", "C1", "C2", "C3", "C4", "C5", "C8", "C9"]
 
@@ -20,24 +20,23 @@ def new_figure(width, height, rows=1, columns=1, **options):
 # Runs
 
 def curve(runs, path):
-    """Loss and accuracy over steps, of [(Settings, lines on epochs), ..]: two panels a task."""
-    tasks = sorted({s.task for s, _ in runs})
-    colors = dict(zip(sorted({s.method for s, _ in runs}, key=list(METHODS).index), COLORS))
+    """Loss and accuracy over steps, of [(task, label, lines on epochs), ..]: two panels a task."""
+    tasks = sorted({task for task, _, _ in runs})
+    colors = dict(zip(dict.fromkeys(label for _, label, _ in runs), cycle(COLORS)))
     figure, panels = new_figure(1 + 4.2 * len(tasks), 5.6, 2, len(tasks), sharex="col",
                                 sharey="row")
     for task, (above, below) in zip(tasks, panels.T):
         labelled = set()
-        for s, epochs in runs:
-            if s.task != task or not epochs:
-                continue
+        some = [(label, epochs) for own, label, epochs in runs if own == task and epochs]
+        for label, epochs in some:
             steps = [line["step"] for line in epochs]
-            style = {"color": colors[s.method], "linewidth": 1, "alpha": 0.8}
+            style = {"color": colors[label], "linewidth": 1, "alpha": 0.8}
             above.plot(steps, [line["train_loss"] for line in epochs], linestyle=":", **style)
             above.plot(steps, [line["val_loss"] for line in epochs], **style)
             below.plot(steps, [100 * line["val_accuracy"] for line in epochs], **style,
-                       label=s.method if s.method not in labelled else None)
-            labelled.add(s.method)
-        mark_stages(above, below, [epochs for s, epochs in runs if s.task == task])
+                       label=label if label not in labelled else None)
+            labelled.add(label)
+        mark_stages(above, below, [epochs for _, epochs in some])
         above.set(title=task, yscale="log")
         below.set(xlabel="optimizer steps", ylim=(0, 103))
         below.legend(loc="lower right", fontsize="small")

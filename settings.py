@@ -199,6 +199,19 @@ def complete(given, saved=None):
     return s
 
 
+def label(s):
+    """The method of a run, with the options that make it another than the task's default one."""
+    usual = complete({name: getattr(s, name) for name in ("task", "method", "data", "init")})
+    free = {"seed", "out_dir", "device", "resume", "micro_batch", "max_steps", "save_every"}
+    words = [s.method]
+    for name in (f.name for f in fields(Settings) if f.name not in free):
+        value = getattr(s, name)
+        if value != getattr(usual, name):
+            words.append(f"--{'no-' * (value is False)}{name}" if isinstance(value, bool)
+                         else f"--{name} {value}")
+    return " ".join(words)
+
+
 def usual_steps(s):
     """The steps of most generated problems of the longer kind."""
     if s.task == "prontoqa":

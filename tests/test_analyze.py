@@ -1,6 +1,7 @@
 """What runs are compared with, and the pictures and tables of them."""
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from conftest import ROOT
 from data import Example, load_splits, read_examples
 from evaluate import evaluate
 from runs import load_run
-from settings import Settings
+from settings import Settings, complete
 from shortcuts import gsm8k_guesses, prontoqa_guesses, prosqa_guesses, shortcut_accuracy
 from tasks import problems
 from test_tasks import check_prontoqa
@@ -72,16 +73,20 @@ def test_the_last_hops_of_the_generators_own_problems_are_no_sound_problem(real_
 
 
 def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
-    for seed, accuracy in enumerate([0.8, 0.9, 1.0]):
-        lines = [{"settings": {"task": "prosqa", "data": "generated", "seed": seed}},
+    for seed, accuracy in enumerate([0.8, 0.9, 1.0, 0.5]):
+        given = {"task": "prosqa", "seed": seed} | ({"uniform_prob": 0.3, "eot": True} if seed == 3
+                                                    else {})
+        lines = [{"settings": asdict(complete(given))},
                  {"epoch": 1, "stage": 0, "val_accuracy": accuracy - 0.3},
                  {"epoch": 2, "stage": 1, "val_accuracy": accuracy - 0.1},
                  {"test_accuracy": accuracy, "test_tokens": 8, "test_seconds": 0.02,
                   "seconds": 60 * seed}]
         (tmp_path / f"{seed}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    analyze.main(["table", *(str(tmp_path / f"{seed}.jsonl") for seed in range(3))])
+    analyze.main(["table", *(str(tmp_path / f"{seed}.jsonl") for seed in range(4))])
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 8.0 | 20 | 1 |"]
+        "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 8.0 | 20 | 1 |",
+        "| `prosqa` | generated | `coconut --eot --uniform_prob 0.3` | 1 | 20.0 40.0 | 50.0 |  | 8.0 "
+        "| 20 | 3 |"]
 
 
 def test_shortcuts_are_counted_on_other_problems_than_the_runs_own(tiny_run, capsys):
