@@ -2,6 +2,7 @@
 The pictures of analyze.py, each from the numbers that it prints. Nothing else needs matplotlib.
 """
 from itertools import cycle
+from textwrap import fill
 
 COLORS = ["C0", "C1", "C2", "C3", "C4", "C5", "C8", "C9"]
 
@@ -34,7 +35,7 @@ def curve(runs, path):
             above.plot(steps, [line["train_loss"] for line in epochs], linestyle=":", **style)
             above.plot(steps, [line["val_loss"] for line in epochs], **style)
             below.plot(steps, [100 * line["val_accuracy"] for line in epochs], **style,
-                       label=label if label not in labelled else None)
+                       label=fill(label, 40) if label not in labelled else None)
             labelled.add(label)
         mark_stages(above, below, [epochs for _, epochs in some])
         above.set(title=task, yscale="log")

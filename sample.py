@@ -23,7 +23,7 @@ from settings import Settings
 from thoughts import nearest_tokens, thoughts_after
 
 OWN = "out/prontoqa-coconut/ckpt.pt"
-SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "prontoqa.pt")
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "prosqa.pt")
 
 
 def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
@@ -100,7 +100,7 @@ def count(text):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Ask a trained model, and watch its thoughts.")
     add = parser.add_argument
-    add("--ckpt", help=f"of a run (default: {OWN}, and before there is one results/prontoqa.pt)")
+    add("--ckpt", help=f"of a run (default: {OWN}, and before there is one results/prosqa.pt)")
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--index", type=count, help="which test problem to ask, from 0")
     one.add_argument("--question", help="your own question")

@@ -303,13 +303,13 @@ def intervene(probe, seed=0):
     thoughts = probe.thoughts(k)  # (examples, k, C)
     noise = torch.randn(thoughts.shape, generator=torch.Generator().manual_seed(seed))
     noise = noise.to(thoughts.device)
+    norm = thoughts.norm(dim=-1, keepdim=True)
     nearest = model.wte.weight[model.lm_head(thoughts).argmax(dim=-1)].detach()
     others = derangement(len(thoughts), random.Random(seed))
     table = {
         "zero": (torch.zeros_like(thoughts),
                  "what a thought holds is not needed, only its column"),
-        "noise of the same norm": (noise * (thoughts.norm(dim=-1, keepdim=True)
-                                            / noise.norm(dim=-1, keepdim=True)),
+        "noise of the same norm": (norm * F.normalize(noise, dim=-1),
                                    "the thoughts are ignored, whatever they hold"),
         "mean over the problems": (thoughts.mean(dim=0).expand_as(thoughts),
                                    "nothing of this problem is in the thoughts themselves"),
@@ -317,6 +317,8 @@ def intervene(probe, seed=0):
                                "the answer is read off the question, not off the thoughts"),
         "embedding of the nearest token": (nearest,
                                            "a thought is a word in disguise"),
+        "the same, as long as the thought": (norm * F.normalize(nearest, dim=-1),
+                                             "a thought is the direction of a word"),
     }
     trials = [("intact", None, "")]
     trials += [(name, lambda rows, values=values: lambda i, _: values[rows, i], meaning)

@@ -128,12 +128,14 @@ def test_a_slim_checkpoint_is_resumed_without_its_optimizer(tiny_run, tmp_path):
         training.main(["--resume", "--out_dir", str(tmp_path)])
 
 
-def test_the_shipped_model_has_forgotten_what_it_learned():
-    ckpt, model, enc = load_run(ROOT / "results" / "prontoqa.pt")
+@pytest.mark.parametrize("name, least", [("prontoqa", 0.97), ("prosqa", 0.94),
+                                         ("prosqa-balanced", 0.94)])
+def test_a_shipped_model_has_forgotten_what_it_learned(name, least):
+    ckpt, model, enc = load_run(ROOT / "results" / f"{name}.pt")
     s = Settings(**ckpt["settings"])
     test = load_splits(s.data, s.task, s.size(), False, s.seed, 1, 1, 100)[2]
     result = evaluate(model, test, ckpt["run"]["stage"], s.curriculum(), enc, 50, s.max_new_tokens)
-    assert result["n"] == 100 and result["accuracy"] >= 0.97
+    assert result["n"] == 100 and result["accuracy"] >= least
 
 
 def test_the_curves_are_not_drawn(tmp_path):
