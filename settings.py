@@ -213,7 +213,7 @@ def label(s):
 
 
 def usual_steps(s):
-    """The steps of most generated problems of the longer kind."""
+    """The number of steps that few generated problems exceed."""
     if s.task == "prontoqa":
         return s.hops + 1
     if s.task == "gsm8k":
