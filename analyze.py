@@ -103,7 +103,7 @@ def slim(args):
     ckpt = load_run(checkpoint_of(args.run))[0]
     ckpt["model"] = {name: tensor.half() for name, tensor in ckpt["model"].items()}
     ckpt["model"]["lm_head.weight"] = ckpt["model"]["wte.weight"]  # one tensor, stored once
-    del ckpt["optimizer"]
+    ckpt.pop("optimizer", None)  # a slim one has none
     torch.save(ckpt, args.out)
     print(f"wrote {os.path.getsize(args.out) / 1e6:.1f} MB to {args.out}")
 

@@ -119,6 +119,8 @@ def test_a_slim_checkpoint_answers_otherwise_or_is_as_large(tiny_run, tmp_path, 
         torch.testing.assert_close(small[1].state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
     assert small[0]["settings"] == whole[0]["settings"]
     assert small[2].encode("Every impus") == whole[2].encode("Every impus")
+    analyze.main(["slim", str(tmp_path / "ckpt.pt"), "--out", str(tmp_path / "again.pt")])
+    assert load_run(tmp_path / "again.pt")[0]["run"] == whole[0]["run"]
     assert (tmp_path / "ckpt.pt").stat().st_size < 0.5 * (tiny_run / "ckpt.pt").stat().st_size
 
 
