@@ -76,21 +76,19 @@ def table(args):
         if result is None:
             raise ValueError(f"{path} has no test results: the run is not done")
         key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))
-        groups.setdefault(key, []).append((s, epochs, result))
+        groups.setdefault(key, []).append((epochs, result))
     rows = []
-    for _, runs in sorted(groups.items()):
-        s = runs[0][0]
-        tests = [100 * result["test_accuracy"] for _, _, result in runs]
+    for (task, _, _, data, name), runs in sorted(groups.items()):
+        tests = [100 * result["test_accuracy"] for _, result in runs]
         tokens, milliseconds, minutes = (
-            scale * mean(result[name] for _, _, result in runs) for name, scale in
+            scale * mean(result[key] for _, result in runs) for key, scale in
             [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
-                    for _, epochs, _ in runs]
+                    for epochs, _ in runs]
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
-        rows.append([f"`{s.task}`", s.data, f"`{label(s)}`", len(runs), stages,
-                     f"{mean(tests):.1f}", spread, f"{tokens:.1f}", f"{milliseconds:.0f}",
-                     f"{minutes:.0f}"])
+        rows.append([f"`{task}`", data, f"`{name}`", len(runs), stages, f"{mean(tests):.1f}",
+                     spread, f"{tokens:.1f}", f"{milliseconds:.0f}", f"{minutes:.0f}"])
     print_table(["task", "data", "method", "seeds", "after each stage", "test", "sd", "tokens",
                  "ms", "minutes"], rows)
 

@@ -27,10 +27,10 @@ from statistics import median
 import numpy as np
 import torch
 
-from curriculum import NO_LOSS, Curriculum, build, prompt
+from curriculum import NO_LOSS, Curriculum, build
 from data import (collate, encode, gpt2_encoding, load_splits, markers_of, read_examples, text_of,
                   word_encoding)
-from evaluate import answers, supervised_loss
+from evaluate import answers, prompts_of, supervised_loss
 from model import GPT, GPTConfig, positions_and_mask, think
 from tasks import SIZES
 
@@ -186,8 +186,7 @@ def measure_evaluation(args):
     """{ours, slow}: problems answered a second at the last stage; slow: a few, one by one."""
     model, enc, examples = start(args)
     model.eval()
-    marks, k = markers_of(enc), args.stages[-1]
-    prompts = [prompt(encode(e, enc).question, k, Curriculum(), marks) for e in examples]
+    prompts = prompts_of(examples, args.stages[-1], Curriculum(), enc)
     prompts = sorted(prompts, key=len)[:args.problems]
 
     began = now(args.device)

@@ -16,7 +16,7 @@ and becomes one text, of which the model is given the first line and writes what
     ### Tom is a lempus.<|endoftext|>
 
 Steps that are bare names share a line, " Tom terpus brimpus lempus### Tom is a lempus.", so that
-each is one token.
+each is one token of the word tokenizer.
 
 Two more formats are read as they are: GSM8k-Aug's lines, and the JSON of ProntoQA's generator.
 
@@ -252,7 +252,8 @@ def markers_of(enc):
 
 
 def line_of(step):
-    """A step has a line of its own; but a bare name goes on in the line, as a single token."""
+    """A step has a line of its own; but a bare name goes on in the line, which makes it the word
+    tokenizer's one token."""
     return " " + step if step.isalpha() else step + "\n"
 
 
