@@ -163,6 +163,8 @@ def last_hops(example, hops):
         return re.findall(r"[a-z]+us(?=(?:es)?\b)", text.lower())
 
     start = len(example.steps) - 1 - hops
+    if example.steps[-1][-1] != ".":
+        raise ValueError("--hops is for problems whose steps are sentences, not names")
     if start < 0:
         raise ValueError(f"--hops {hops} is more than the {len(example.steps) - 1} of a problem")
     chain = [concepts(step)[0] for step in example.steps[:-1]]

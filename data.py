@@ -16,7 +16,7 @@ and becomes one text, of which the model is given the first line and writes what
     ### Tom is a lempus.<|endoftext|>
 
 Steps that are bare names share a line, " Tom terpus brimpus lempus### Tom is a lempus.", so that
-each is one token of the word tokenizer.
+each is one token of the word tokenizer ("not" before ProntoQA's last name is one more).
 
 Two more formats are read as they are: GSM8k-Aug's lines, and the JSON of ProntoQA's generator.
 
@@ -252,9 +252,9 @@ def markers_of(enc):
 
 
 def line_of(step):
-    """A step has a line of its own; but a bare name goes on in the line, which makes it the word
-    tokenizer's one token."""
-    return " " + step if step.isalpha() else step + "\n"
+    """A sentence or an equation has a line of its own; but bare words go on in the line, which
+    makes each of them one token of the word tokenizer."""
+    return " " + step if step.replace(" ", "").isalpha() else step + "\n"
 
 
 def text_of(example):
@@ -333,9 +333,10 @@ def main(argv=None):
     add("--split", choices=["train", "valid", "test"], default="train",
         help="no problem is in two splits (default: %(default)s)")
     add("--balanced", action="store_true", help="ProsQA and ProntoQA without shortcuts")
-    for task, sizes in SIZES.items():
-        for name, default in sizes.items():
-            add(f"--{name}", type=type(default), help=f"{task}: {LIMITS[name][1]} ({default})")
+    for name, (_, text) in LIMITS.items():
+        of = {task: sizes[name] for task, sizes in SIZES.items() if name in sizes}
+        add(f"--{name}", type=type([*of.values()][0]),
+            help=f"{', '.join(of)}: {text} (default: {[*of.values()][0]})")
     args = parser.parse_args(argv)
     size = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     try:

@@ -33,7 +33,7 @@ class Settings:
     hops: int = option("generated ProntoQA: hops of a proof, 1-6")
     wording: str = option("generated ProntoQA: mixed (as official) or every (one form)")
     nodes: int = option("generated ProsQA: nodes of a graph")
-    steps: str = option("generated ProsQA: sentences (as official) or names of nodes")
+    steps: str = option("generated ProsQA and ProntoQA: sentences (as official) or bare names")
     max_value: int = option("generated arithmetic: largest number")
     most_steps: int = option("generated arithmetic: most steps")
     mixed_size: bool = option("mix easier problems into training, at first only those")
@@ -86,7 +86,7 @@ SCRATCH = {
     "hops":             (2,          None,     None),
     "wording":          ("every",    None,     None),
     "nodes":            (None,       8,        None),
-    "steps":            (None,       "names",  None),
+    "steps":            ("names",    "names",  None),
     "max_value":        (None,       None,     30),
     "most_steps":       (None,       None,     2),
     "mixed_size":       (True,       True,     False),
@@ -99,7 +99,7 @@ SCRATCH = {
     "block_size":       (512,        512,      512),
     "dropout":          (0.0,        0.0,      0.0),
     "c_thought":        (1,          1,        2),
-    "eot":              (True,       False,    True),
+    "eot":              (False,      False,    True),
     "extra_stage":      (False,      True,     False),
     "epochs_stage_0":   (8,          10,       9),
     "epochs_per_stage": (3,          3,        4),
@@ -120,7 +120,7 @@ PAPER = {
     "hops":             (5,          None,     None),
     "wording":          ("mixed",    None,     None),
     "nodes":            (None,       28,       None),
-    "steps":            (None,       "sentences", None),
+    "steps":            ("sentences", "sentences", None),
     "max_value":        (None,       None,     99999),
     "most_steps":       (None,       None,     5),
     "mixed_size":       (False,      False,    False),
@@ -180,9 +180,10 @@ def complete(given, saved=None):
     """
     s = Settings(**given)
     recipe = SCRATCH if s.init == "scratch" else PAPER
-    if s.data not in ("generated", "balanced"):  # files hold chains as long as the paper's
-        stages = {name: PAPER[name] for name in ("c_thought", "max_latent_stage", "extra_stage")}
-        recipe = recipe | stages | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
+    if s.data not in ("generated", "balanced"):  # files hold chains like the paper's
+        chains = {name: PAPER[name] for name in
+                  ("steps", "c_thought", "eot", "max_latent_stage", "extra_stage")}
+        recipe = recipe | chains | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
     values = {name: row[TASKS.index(s.task)] for name, row in recipe.items()}
     if saved and saved["task"] == s.task:
         values |= {name: saved[name] for name in values}
@@ -214,11 +215,10 @@ def label(s):
 
 def usual_steps(s):
     """The number of steps that few generated problems exceed."""
-    if s.task == "prontoqa":
-        return s.hops + 1
     if s.task == "gsm8k":
         return s.most_steps
-    return (6 if s.nodes >= 20 else 3) + (s.steps == "names")
+    sentences = s.hops + 1 if s.task == "prontoqa" else 6 if s.nodes >= 20 else 3
+    return sentences + (s.steps == "names")  # who is asked about has a name, but no sentence
 
 
 def check(s, given):
@@ -226,7 +226,7 @@ def check(s, given):
     fill, steps = METHODS[s.method]
     generated = s.data in ("generated", "balanced")
     sizes = " ".join(name for names in SIZES.values() for name in names)
-    others = " ".join(name for task in SIZES for name in SIZES[task] if task != s.task)
+    others = " ".join({*sizes.split()} - {*SIZES[s.task]})
     for ignored, names, why in [
         (True, others, f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
         (not generated, sizes + " mixed_size", f"--data {s.data} holds the problems there are"),

@@ -163,8 +163,9 @@ PROPERTIES = [family.split() for family in (  # no problem uses a family twice
     "slow moderate fast", "windy sunny overcast rainy snowy")]
 
 
-def draw_prontoqa(rng, hops, wording, balanced=False, growth=None):
-    """Return (chain, is_a, negated, dropped, wording): who is what, whose property has a "not".
+def draw_prontoqa(rng, hops, wording, steps, balanced=False, growth=None):
+    """Return (chain, is_a, negated, dropped, wording, steps): who is what, whose property has a
+    "not", and how problem and proof are written.
 
     The chain c1 -> c2 -> .. leads to the property asked about, every ci also to a dead end di;
     e1 -> e2 stands apart; the lure has the opposite property, and is mentioned once only, which
@@ -185,11 +186,12 @@ def draw_prontoqa(rng, hops, wording, balanced=False, growth=None):
     negated = {owner: rng.random() < chance
                for owner, chance in zip([*chain, *dead_ends, "e1"], chances)}
     dropped = {label for label in [*dead_ends, "e1", "lure"] if kept < 1 and rng.random() > kept}
-    return chain, [pair for pair in is_a if not dropped & {*pair}], negated, dropped, wording
+    return chain, [pair for pair in is_a if not dropped & {*pair}], negated, dropped, wording, steps
 
 
-def word_prontoqa(rng, chain, is_a, negated, dropped, wording):
-    """Return the record. A step is a conclusion and the rule applied next; the last one is bare."""
+def word_prontoqa(rng, chain, is_a, negated, dropped, wording, steps):
+    """Return the record. A step is a conclusion and the rule applied next, and the last one bare;
+    or just the name of who or what is passed, and at last the property, with its "not"."""
     labels = [*negated, "top", "e2", "lure", "x", "y", "z"]
     name = dict(zip(labels, rng.sample(PRONTO_CONCEPTS, len(PRONTO_CONCEPTS))))
     entity, end = rng.choice(PRONTO_ENTITIES), chain[-1]
@@ -212,11 +214,12 @@ def word_prontoqa(rng, chain, is_a, negated, dropped, wording):
              if label not in dropped]
     text = " ".join(rng.sample(list(rules.values()), len(rules)) + facts)
     truth = rng.random() < 0.5
+    names = [entity, *(name[label] for label in chain), has[end]]
     applied = [rules[pair] for pair in zip(chain, chain[1:])] + [rules[end]]
+    sentences = [f"{entity} is {a(label)}. {then}" for label, then in zip(chain, applied)]
     return {
         "question": f"{text} True or false: {entity} is {has[end if truth else 'lure']}.",
-        "steps": [f"{entity} is {a(label)}. {then}" for label, then in zip(chain, applied)]
-                 + [f"{entity} is {has[end]}."],
+        "steps": names if steps == "names" else [*sentences, f"{entity} is {has[end]}."],
         "answer": str(truth),
     }
 
@@ -228,7 +231,7 @@ GENERATORS = {"prosqa": (draw_prosqa, word_prosqa), "prontoqa": (draw_prontoqa, 
               "gsm8k": (draw_gsm8k, word_gsm8k)}
 SIZES = {  # what the official problems have
     "prosqa": {"nodes": 28, "steps": "sentences"},
-    "prontoqa": {"hops": 5, "wording": "mixed"},
+    "prontoqa": {"hops": 5, "wording": "mixed", "steps": "sentences"},
     "gsm8k": {"max_value": 99999, "most_steps": 5},
 }
 LIMITS = {

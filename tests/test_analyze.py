@@ -106,6 +106,11 @@ def test_accuracy_on_a_file_is_not_measured(tiny_run, tmp_path, capsys, hops):
     assert "of 7 problems right" in out and out.count(" of 7 ") == 2, "one rule is always right"
 
 
+def test_a_chain_of_names_is_cut_as_if_it_were_sentences(tiny_run):
+    with pytest.raises(SystemExit, match="--hops is for problems whose steps are sentences"):
+        analyze.main(["accuracy", str(tiny_run), "--hops", "1"])
+
+
 def test_the_run_is_tested_on_other_problems_the_second_time(tiny_run, capsys):
     analyze.main(["accuracy", str(tiny_run), "--data", "generated"])
     result = analyze.read_metrics(str(tiny_run))[2]
@@ -130,8 +135,8 @@ def test_a_slim_checkpoint_is_resumed_without_its_optimizer(tiny_run, tmp_path):
         training.main(["--resume", "--out_dir", str(tmp_path)])
 
 
-@pytest.mark.parametrize("name, least", [("prontoqa", 0.97), ("prosqa", 0.94),
-                                         ("prosqa-balanced", 0.94)])
+@pytest.mark.parametrize("name, least", [
+    ("prontoqa", 0.97), ("prontoqa-sentences", 0.97), ("prosqa", 0.94), ("prosqa-balanced", 0.94)])
 def test_a_shipped_model_has_forgotten_what_it_learned(name, least):
     ckpt, model, enc = load_run(ROOT / "results" / f"{name}.pt")
     s = Settings(**ckpt["settings"])

@@ -87,7 +87,8 @@ def test_training_problems_repeat_or_are_tested_on():
 # Tokens
 
 def every_task(n=20):
-    kinds = [("prosqa", {}), ("prosqa", {"steps": "names"}), ("prontoqa", {}), ("gsm8k", {})]
+    kinds = [("prosqa", {}), ("prosqa", {"steps": "names"}), ("prontoqa", {}),
+             ("prontoqa", {"steps": "names"}), ("gsm8k", {})]
     return [Example(r["question"], r["steps"], r["answer"])
             for task, size in kinds for r in problems(task, n, seed=1, **size)]
 

@@ -441,6 +441,15 @@ def test_a_step_that_is_a_name_is_not_that_of_its_sentence():
         assert {**names, "steps": 0} == {**sentences, "steps": 0}
 
 
+def test_a_step_that_is_a_name_is_not_that_of_its_conclusion():
+    for sentences, names in zip(problems("prontoqa", 100, 111),
+                                problems("prontoqa", 100, 111, steps="names")):
+        facts = [step.split(".")[0].split(" is ") for step in sentences["steps"]]
+        way = [fact.removeprefix("an ").removeprefix("a ") for _, fact in facts]
+        assert names["steps"] == [facts[0][0], *way]
+        assert {**names, "steps": 0} == {**sentences, "steps": 0}
+
+
 def test_wording_every_lets_another_wording_through():
     for record in problems("prontoqa", 100, 107, wording="every"):
         check_prontoqa(record)

@@ -223,15 +223,16 @@ def test_a_wrong_request_gets_a_traceback(prosqa_run, args, message):
 
 
 def test_the_thoughts_that_answer_nothing_are_needed():
-    """ProntoQA's model reads the answer off the question: thoughts may hold anything."""
-    probe = analyze.load_probe(str(ROOT / "results" / "prontoqa.pt"), n=100, device="cpu")
+    """In sentences ProntoQA's model reads the answer off the question, whatever thoughts hold."""
+    probe = analyze.load_probe(str(ROOT / "results/prontoqa-sentences.pt"), n=100, device="cpu")
     rows = thoughts.intervene(probe)["rows"]
     assert len(rows) == 9 and all(row["accuracy"] > 0.94 for row in rows)
 
 
-def test_the_thoughts_that_search_are_not_needed():
-    """Without a guess to fall back on, other thoughts leave chance, or another problem's answer."""
-    probe = analyze.load_probe(str(ROOT / "results" / "prosqa-balanced.pt"), n=100, device="cpu")
+@pytest.mark.parametrize("name", ["prontoqa", "prosqa-balanced"])
+def test_the_thoughts_that_search_are_not_needed(name):
+    """Other thoughts leave chance, or another problem's answer."""
+    probe = analyze.load_probe(str(ROOT / "results" / f"{name}.pt"), n=100, device="cpu")
     accuracy = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
     assert accuracy["intact"] > 0.94
     for other in ("zero", "noise of the same norm", "mean over the problems", "of another problem"):

@@ -221,12 +221,15 @@ def test_the_papers_recipe_is_not_that_of_section_5_1():
 
 
 def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
-    assert complete({}).max_latent_stage == 3 and complete({"hops": 5}).max_latent_stage == 6
+    assert complete({}).max_latent_stage == 4 and complete({"hops": 5}).max_latent_stage == 7
+    assert complete({"hops": 5, "steps": "sentences"}).max_latent_stage == 6
     assert complete({"task": "gsm8k", "most_steps": 5}).max_latent_stage == 5
     assert complete({"task": "prosqa", "nodes": 28}).max_latent_stage == 7  # names of six hops
     assert complete({"task": "prosqa", "nodes": 28, "steps": "sentences"}).max_latent_stage == 6
     official = complete({"task": "gsm8k", "data": "official"})
     assert (official.c_thought, official.max_latent_stage, official.extra_stage) == (2, 3, True)
+    files = complete({"task": "prosqa", "data": "official"})  # its steps are sentences
+    assert (files.steps, files.eot, files.max_latent_stage) == ("sentences", True, 6)
 
 
 @pytest.mark.parametrize("args, message", [
