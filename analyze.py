@@ -296,6 +296,9 @@ def decode(args):
             print(f"  thought {number}  norm {thought['norm']:5.2f}  cosine "
                   f"{'    -' if cosine is None else f'{cosine:5.2f}'}   {tokens}")
         print()
+    print(f"the nearest token is the first of .., in % of {result['n']} problems\n")
+    print_table(result["rows"][0], [[thought, *map(percent, shares)] for thought, *shares in
+                                    (row.values() for row in result["rows"])])
     keep(args, decode=result)
 
 

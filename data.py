@@ -15,8 +15,8 @@ and becomes one text, of which the model is given the first line and writes what
     Every brimpus is a lempus.
     ### Tom is a lempus.<|endoftext|>
 
-Steps that are bare names share a line, " Tom terpus brimpus lempus### Tom is a lempus.", so that
-each is one token of the word tokenizer ("not" before ProntoQA's last name is one more).
+Steps that are bare words share a line, " Tom terpus brimpus lempus### Tom is a lempus.", so that
+each of the words is one token of the word tokenizer.
 
 Two more formats are read as they are: GSM8k-Aug's lines, and the JSON of ProntoQA's generator.
 

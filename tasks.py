@@ -191,7 +191,7 @@ def draw_prontoqa(rng, hops, wording, steps, balanced=False, growth=None):
 
 def word_prontoqa(rng, chain, is_a, negated, dropped, wording, steps):
     """Return the record. A step is a conclusion and the rule applied next, and the last one bare;
-    or just the name of who or what is passed, and at last the property, with its "not"."""
+    or in bare words the claim, the concepts on the way, and what is concluded."""
     labels = [*negated, "top", "e2", "lure", "x", "y", "z"]
     name = dict(zip(labels, rng.sample(PRONTO_CONCEPTS, len(PRONTO_CONCEPTS))))
     entity, end = rng.choice(PRONTO_ENTITIES), chain[-1]
@@ -214,11 +214,12 @@ def word_prontoqa(rng, chain, is_a, negated, dropped, wording, steps):
              if label not in dropped]
     text = " ".join(rng.sample(list(rules.values()), len(rules)) + facts)
     truth = rng.random() < 0.5
-    names = [entity, *(name[label] for label in chain), has[end]]
+    claim = "is " + has[end if truth else "lure"]
+    names = [claim, *(name[label] for label in chain), "is " + has[end]]
     applied = [rules[pair] for pair in zip(chain, chain[1:])] + [rules[end]]
     sentences = [f"{entity} is {a(label)}. {then}" for label, then in zip(chain, applied)]
     return {
-        "question": f"{text} True or false: {entity} is {has[end if truth else 'lure']}.",
+        "question": f"{text} True or false: {entity} {claim}.",
         "steps": names if steps == "names" else [*sentences, f"{entity} is {has[end]}."],
         "answer": str(truth),
     }
@@ -242,7 +243,7 @@ LIMITS = {
     "max_value": (range(20, 100000), "20..99999, as smaller numbers leave no room for a story"),
     "most_steps": (range(1, 6), "1..5, as a story has at most four middles"),
 }
-GROWING_EPOCHS = {"prosqa": 6, "prontoqa": 4}
+GROWING_EPOCHS = {"prosqa": 6, "prontoqa": 2}
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
 
 

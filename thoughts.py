@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from curriculum import NO_LOSS, Curriculum, n_thoughts, prompt
-from data import collate, encode_question, is_correct, markers_of
+from data import collate, encode, encode_question, is_correct, markers_of
 from evaluate import prompts_of, written_answers
 from model import GPT, think
 from shortcuts import distances, read_prosqa, shortcut_accuracy
@@ -358,7 +358,11 @@ def freeze(last):
 
 def decode(probe, top=5):
     """For every problem and thought the tokens it is nearest to by the LM head, with their
-    probabilities, its norm, and its cosine with the thought before."""
+    probabilities, its norm, and its cosine with the thought before.
+
+    rows: for every thought the shares of problems in which its nearest token is the first of step
+    1, 2, .. or of the answer, were they written.
+    """
     found = []
     for example, thoughts in zip(probe.examples, probe.thoughts(probe.k)):
         tokens = nearest_tokens(probe.model, thoughts, probe.enc, top)
@@ -370,4 +374,17 @@ def decode(probe, top=5):
                            "cosine with the one before": cosine}
                           for near, norm, cosine in zip(tokens, thoughts.norm(dim=-1).tolist(),
                                                         cosines)]})
-    return {"n": len(found), "problems": found}
+    written = [first_tokens(example, probe.enc) for example in probe.examples]
+    rows = [{"thought": i + 1} | {
+        part: mean(problem["thoughts"][i]["tokens"][0] == firsts.get(part)
+                   for problem, firsts in zip(found, written))
+        for part in max(written, key=len)} for i in range(probe.k)]
+    return {"n": len(found), "rows": rows, "problems": found}
+
+
+def first_tokens(example, enc):
+    """{"step 1": text of its first token, .., "answer": that of the answer's}."""
+    ids = encode(example, enc)
+    firsts = {f"step {i}": step[0] for i, step in enumerate(ids.steps, start=1)}
+    return {part: enc.decode([token])
+            for part, token in {**firsts, "answer": ids.answer[0]}.items()}

@@ -444,9 +444,10 @@ def test_a_step_that_is_a_name_is_not_that_of_its_sentence():
 def test_a_step_that_is_a_name_is_not_that_of_its_conclusion():
     for sentences, names in zip(problems("prontoqa", 100, 111),
                                 problems("prontoqa", 100, 111, steps="names")):
-        facts = [step.split(".")[0].split(" is ") for step in sentences["steps"]]
-        way = [fact.removeprefix("an ").removeprefix("a ") for _, fact in facts]
-        assert names["steps"] == [facts[0][0], *way]
+        claim = re.search(r"True or false: \w+ (.*)\.", sentences["question"])[1]
+        way = [re.search(r" is an? (\w+)", step)[1] for step in sentences["steps"][:-1]]
+        concluded = sentences["steps"][-1].split(" ", 1)[1].removesuffix(".")
+        assert names["steps"] == [claim, *way, concluded]
         assert {**names, "steps": 0} == {**sentences, "steps": 0}
 
 

@@ -181,6 +181,28 @@ def test_a_thought_that_is_an_embedding_lies_far_from_it(monkeypatch, names):
         assert row["reachable"]["nodes"] >= row["frontier"]["nodes"] >= row["optimal"]["nodes"] > 0
 
 
+def test_a_thought_that_is_a_word_of_the_proof_is_counted_for_another(monkeypatch):
+    """Thoughts that are names on the way: the second, then the first; the third is the answer's."""
+    records = problems("prosqa", 20, 0, nodes=8, steps="names")
+    probe = probe_of(20, k=3)
+    probe.examples = [Example(r["question"], r["steps"], r["answer"]) for r in records]
+    with torch.no_grad():
+        torch.nn.functional.normalize(torch.nn.init.normal_(probe.model.wte.weight), dim=1,
+                                      out=probe.model.wte.weight)
+
+    def spelled(probe, k):
+        return torch.stack([probe.model.wte.weight[torch.tensor(
+            [probe.enc.encode_ordinary(text)[0]
+             for text in (" " + example.steps[1], " " + example.steps[0], "### ")])]
+            for example in probe.examples])
+
+    monkeypatch.setattr(Probe, "thoughts", spelled)
+    for row, part in zip(thoughts.decode(probe)["rows"], ("step 2", "step 1", "answer")):
+        assert {name for name in row if name != "thought" and row[name] == 1} == {part}
+        assert all(row[name] in (0, 1) for name in row if name != "thought")
+        assert list(row)[:3] + list(row)[-1:] == ["thought", "step 1", "step 2", "answer"]
+
+
 def test_the_interval_is_not_wilsons():
     low, high = thoughts.interval(8, 10)  # 0.490 and 0.943 in the textbooks
     assert abs(low - 0.4902) < 1e-3 and abs(high - 0.9433) < 1e-3
