@@ -334,9 +334,9 @@ def main(argv=None):
         help="no problem is in two splits (default: %(default)s)")
     add("--balanced", action="store_true", help="ProsQA and ProntoQA without shortcuts")
     for name, (_, text) in LIMITS.items():
-        of = {task: sizes[name] for task, sizes in SIZES.items() if name in sizes}
-        add(f"--{name}", type=type([*of.values()][0]),
-            help=f"{', '.join(of)}: {text} (default: {[*of.values()][0]})")
+        tasks = [task for task in SIZES if name in SIZES[task]]
+        default = SIZES[tasks[0]][name]
+        add(f"--{name}", type=type(default), help=f"{', '.join(tasks)}: {text} ({default})")
     args = parser.parse_args(argv)
     size = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     try:

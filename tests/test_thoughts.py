@@ -251,7 +251,7 @@ def test_the_thoughts_that_answer_nothing_are_needed():
     assert len(rows) == 9 and all(row["accuracy"] > 0.94 for row in rows)
 
 
-@pytest.mark.parametrize("name", ["prontoqa", "prosqa-balanced"])
+@pytest.mark.parametrize("name", ["prontoqa", "prontoqa-balanced", "prosqa-balanced"])
 def test_the_thoughts_that_search_are_not_needed(name):
     """Other thoughts leave chance, or another problem's answer."""
     probe = analyze.load_probe(str(ROOT / "results" / f"{name}.pt"), n=100, device="cpu")
@@ -266,3 +266,10 @@ def test_the_measurement_of_the_docs_does_not_run(capsys, monkeypatch):
     code, = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "thoughts.md").read_text(), re.S)
     exec(code, {})
     assert re.fullmatch(r"\{'right': \d+\.\d+, 'wrong': \d+\.\d+\}\n", capsys.readouterr().out)
+
+
+def test_a_thought_cannot_be_read_as_the_step_that_it_replaces():
+    """Balanced ProntoQA: thoughts 2, 3 and 4 are what somebody is, what that is, is or is not."""
+    probe = analyze.load_probe(str(ROOT / "results/prontoqa-balanced.pt"), n=100, device="cpu")
+    rows = thoughts.decode(probe)["rows"]
+    assert all(rows[i][f"step {i + 1}"] > 0.9 for i in (1, 2, 3))
