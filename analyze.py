@@ -21,6 +21,7 @@ from statistics import mean, stdev
 import torch
 
 import draw
+import graphs
 import thoughts
 from curriculum import METHODS, n_thoughts
 from data import Example, is_correct, read_examples
@@ -179,7 +180,7 @@ def last_hops(example, hops):
 
 
 # --------------------------------------------------------------------------------------------------
-# Thoughts, by thoughts.py
+# Thoughts, by thoughts.py and graphs.py
 
 def load_probe(run, data=None, n=None, device="auto"):
     """The thoughts.Probe of a run, with n problems as for model_and_problems."""
@@ -218,7 +219,7 @@ def sweep(args):
     """Answer with fewer and more thoughts than at the last stage."""
     probe = probe_of(args)
     result = thoughts.sweep(probe, probe.k if args.most is None else args.most)
-    kinds = thoughts.CATEGORIES if probe.task == "prosqa" else []
+    kinds = graphs.CATEGORIES if probe.task == "prosqa" else []
     print(f"{result['n']} problems; trained with {probe.k} thoughts at last; shares in %\n")
     print_table(["thoughts", "accuracy", "95 % interval", "tokens", *kinds], [
         [row["thoughts"], percent(row["accuracy"]), " to ".join(map(percent, row["interval"])),
@@ -232,7 +233,7 @@ def tree(args):
     probe = probe_of(args, "prosqa")
     if not 0 <= args.index < len(probe.examples):
         raise ValueError(f"--index must be 0 to {len(probe.examples) - 1}")
-    one, many = thoughts.tree(probe, args.index), thoughts.frontier(probe)
+    one, many = graphs.tree(probe, args.index), graphs.frontier(probe)
     print(f"{one['question']}\nanswer: {one['answer']} * on a shortest way, h height; "
           f"value after 0 to {probe.k} thoughts\n\n{one['root']}")
     by_name, shown = {node["node"]: node for node in one["nodes"]}, set()
@@ -262,7 +263,7 @@ def tree(args):
 
 def superposition(args):
     """Compare thoughts with the embeddings of the nodes of ProsQA's graphs."""
-    result = thoughts.superposition(probe_of(args, "prosqa"))
+    result = graphs.superposition(probe_of(args, "prosqa"))
     kinds = [kind for kind in result["rows"][0] if kind != "thought"]
     print(f"mean cosine (number of nodes), over {result['n']} problems\n")
     print_table(["thought", *kinds], [

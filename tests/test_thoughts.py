@@ -7,14 +7,17 @@ import pytest
 import torch
 
 import analyze
+import graphs
 import thoughts
 import train as training
 from conftest import ROOT, tiny_gpt
 from curriculum import Curriculum
-from data import Example, text_of, word_encoding
+from data import Example, collate, markers_of, text_of, word_encoding
+from graphs import CATEGORIES, Graph, category
+from model import think
 from tasks import problems
 from test_analyze import TINY
-from thoughts import CATEGORIES, Graph, Probe, category
+from thoughts import Probe
 
 # Tom - apus - bpus - cpus and Eva - dpus; Tom reaches cpus by a longer way too, over epus.
 SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is a epus. Every "
@@ -53,7 +56,7 @@ def test_a_graph_is_misread():
     assert graph.below("Tom") == {"Tom": 0, "apus": 1, "epus": 1, "bpus": 2, "fpus": 2, "cpus": 3}
     assert [graph.height(node) for node in ("cpus", "bpus", "apus", "epus", "dpus")] == [
         0, 1, 2, 3, 0]
-    assert thoughts.shortest_ways(graph) == {"Tom", "apus", "bpus", "cpus"}
+    assert graphs.shortest_ways(graph) == {"Tom", "apus", "bpus", "cpus"}
     assert graph.leads_to_target("epus") and not graph.leads_to_target("dpus")
 
 
@@ -76,7 +79,7 @@ def test_a_nodes_value_is_not_the_probability_of_its_name():
         probe.model.ln_f.bias.normal_()
         p = (probe.model.wte.weight @ probe.model.ln_f.bias).softmax(dim=0)
     for k in (0, 1, 2):
-        for example, values in zip(probe.examples, thoughts.node_values(probe, probe.examples, k)):
+        for example, values in zip(probe.examples, graphs.node_values(probe, probe.examples, k)):
             assert values.keys() == {child for some in Graph(example).children.values()
                                      for child in some}
             for node, value in values.items():
@@ -93,10 +96,10 @@ def test_a_node_is_valued_after_another_prompt():
     for k, lead, probe.names in ((0, f"{root} is a", False), (2, "Every", False),
                                  (0, f" {root}", True), (2, "", True)):
         ids = probe.prompts(k)[0] + probe.enc.encode_ordinary(lead)
-        batch = thoughts.collate([(ids, ids)], thoughts.markers_of(probe.enc).thought)
-        hidden = thoughts.think(probe.model, batch[0], *batch[2:])[0, -1]
+        batch = collate([(ids, ids)], markers_of(probe.enc).thought)
+        hidden = think(probe.model, batch[0], *batch[2:])[0, -1]
         p = probe.model.lm_head(hidden).softmax(dim=0)
-        for node, value in thoughts.node_values(probe, [example], k)[0].items():
+        for node, value in graphs.node_values(probe, [example], k)[0].items():
             token, = probe.enc.encode_ordinary(" " + node)
             assert math.isclose(value, p[token].item(), rel_tol=1e-4)
 
@@ -125,7 +128,7 @@ def test_an_edited_thought_is_not_what_the_next_passes_see():
     model = tiny_gpt()
     ids, columns = torch.randint(50, (1, 9)), torch.arange(9)
     thought, real = ((columns == 4) | (columns == 5))[None], torch.ones(1, 9, dtype=torch.bool)
-    hidden = thoughts.think(model, ids, thought, real, edit=lambda k, value: 0 * value)
+    hidden = think(model, ids, thought, real, edit=lambda k, value: 0 * value)
     x = model.embed(ids).masked_fill(thought[..., None], 0)
     torch.testing.assert_close(hidden, model(x)[0], atol=1e-5, rtol=1e-5)
 
@@ -173,7 +176,7 @@ def test_a_thought_that_is_an_embedding_lies_far_from_it(monkeypatch, names):
         return torch.stack([torch.stack(row) for row in rows])
 
     monkeypatch.setattr(Probe, "thoughts", frontier)
-    rows = thoughts.superposition(probe)["rows"]
+    rows = graphs.superposition(probe)["rows"]
     assert not names or rows.pop(0)["frontier"] is None  # the first thought is of who is asked
     for row in rows:
         assert row["frontier"]["mean"] > 0.4 > 0.2 > row["not reachable"]["mean"]
