@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from curriculum import Curriculum, n_thoughts
-from data import collate, encode, is_correct, markers_of
+from data import collate, is_correct, line_of, markers_of
 from evaluate import prompts_of, written_answers
 from graphs import CATEGORIES, category
 from model import GPT, think
@@ -182,7 +182,7 @@ def decode(probe, top=5):
     probabilities, its norm, and its cosine with the thought before.
 
     rows: for every thought the shares of problems in which its nearest token is the first of step
-    1, 2, .. or of the answer, were they written.
+    1, 2, .. (of an equation's result) or of the answer, were they written.
     """
     found = []
     for example, thoughts in zip(probe.examples, probe.thoughts(probe.k)):
@@ -204,8 +204,8 @@ def decode(probe, top=5):
 
 
 def first_tokens(example, enc):
-    """{"step 1": text of its first token, .., "answer": that of the answer's}."""
-    ids = encode(example, enc)
-    firsts = {f"step {i}": step[0] for i, step in enumerate(ids.steps, start=1)}
-    return {part: enc.decode([token])
-            for part, token in {**firsts, "answer": ids.answer[0]}.items()}
+    """{"step 1": text of its first token, .., "answer": that of the answer's}. Of an equation it is
+    the first token of the result."""
+    parts = {f"step {i}": line_of(step).split("=")[-1]
+             for i, step in enumerate(example.steps, start=1)} | {"answer": "### "}
+    return {name: enc.decode(enc.encode_ordinary(text)[:1]) for name, text in parts.items()}

@@ -137,7 +137,7 @@ def test_a_slim_checkpoint_is_resumed_without_its_optimizer(tiny_run, tmp_path):
 
 @pytest.mark.parametrize("name, least", [
     ("prontoqa", 0.97), ("prontoqa-balanced", 0.97), ("prontoqa-sentences", 0.97),
-    ("prosqa", 0.94), ("prosqa-balanced", 0.94)])
+    ("prosqa", 0.94), ("prosqa-balanced", 0.94), ("gsm8k", 0.94)])
 def test_a_shipped_model_has_forgotten_what_it_learned(name, least):
     ckpt, model, enc = load_run(ROOT / "results" / f"{name}.pt")
     s = Settings(**ckpt["settings"])

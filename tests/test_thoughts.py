@@ -254,7 +254,7 @@ def test_the_thoughts_that_answer_nothing_are_needed():
     assert len(rows) == 9 and all(row["accuracy"] > 0.94 for row in rows)
 
 
-@pytest.mark.parametrize("name", ["prontoqa", "prontoqa-balanced", "prosqa-balanced"])
+@pytest.mark.parametrize("name", ["prontoqa", "prontoqa-balanced", "prosqa-balanced", "gsm8k"])
 def test_the_thoughts_that_search_are_not_needed(name):
     """Other thoughts leave chance, or another problem's answer."""
     probe = analyze.load_probe(str(ROOT / "results" / f"{name}.pt"), n=100, device="cpu")
