@@ -256,12 +256,12 @@ def test_the_thoughts_that_answer_nothing_are_needed():
 
 @pytest.mark.parametrize("name", ["prontoqa", "prontoqa-balanced", "prosqa-balanced", "gsm8k"])
 def test_the_thoughts_that_search_are_not_needed(name):
-    """Other thoughts leave chance, or another problem's answer."""
+    """Other thoughts leave chance, or another problem's answer, or what is easy without."""
     probe = analyze.load_probe(str(ROOT / "results" / f"{name}.pt"), n=60, device="cpu")
     accuracy = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
     assert accuracy["intact"] > 0.94
     for other in ("zero", "noise of the same norm", "mean over the problems", "of another problem"):
-        assert accuracy[other] < 0.65
+        assert accuracy[other] < accuracy["intact"] - 0.3
 
 
 def test_the_measurement_of_the_docs_does_not_run(capsys, monkeypatch):
