@@ -7,7 +7,7 @@ Look at runs that are done: how they learned, and what their accuracy is worth.
     python analyze.py shortcuts RUN              what guessing gets on the run's own test problems
     python analyze.py accuracy RUN --data FILE   accuracy on problems from somewhere else
     python analyze.py intervene RUN              into its thoughts; also sweep, tree, superposition,
-                                                 decode: see thoughts.py
+                                                 decode: see thoughts.py, graphs.py
 
 A RUN is a folder that train.py has written; for `curve`, `table` and `shortcuts` its metrics.jsonl
 under any name will do, for the others its checkpoint. Only pictures need matplotlib.
@@ -163,9 +163,9 @@ def last_hops(example, hops):
     def concepts(text):
         return re.findall(r"[a-z]+us(?=(?:es)?\b)", text.lower())
 
-    start = len(example.steps) - 1 - hops
     if example.steps[-1][-1] != ".":
         raise ValueError("--hops is for problems whose steps are sentences, not names")
+    start = len(example.steps) - 1 - hops
     if start < 0:
         raise ValueError(f"--hops {hops} is more than the {len(example.steps) - 1} of a problem")
     chain = [concepts(step)[0] for step in example.steps[:-1]]

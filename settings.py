@@ -218,7 +218,7 @@ def usual_steps(s):
     if s.task == "gsm8k":
         return s.most_steps
     sentences = s.hops + 1 if s.task == "prontoqa" else 6 if s.nodes >= 20 else 3
-    return sentences + (s.steps == "names")  # who is asked about has a name, but no sentence
+    return sentences + (s.steps == "names")  # the first says who, or what, is asked
 
 
 def check(s, given):
@@ -226,7 +226,7 @@ def check(s, given):
     fill, steps = METHODS[s.method]
     generated = s.data in ("generated", "balanced")
     sizes = " ".join(name for names in SIZES.values() for name in names)
-    others = " ".join({*sizes.split()} - {*SIZES[s.task]})
+    others = " ".join(name for name in sizes.split() if name not in SIZES[s.task])
     for ignored, names, why in [
         (True, others, f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
         (not generated, sizes + " mixed_size", f"--data {s.data} holds the problems there are"),

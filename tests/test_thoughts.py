@@ -261,7 +261,7 @@ def test_the_thoughts_that_search_are_not_needed(name):
     accuracy = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
     assert accuracy["intact"] > 0.94
     for other in ("zero", "noise of the same norm", "mean over the problems", "of another problem"):
-        assert accuracy[other] < accuracy["intact"] - 0.3
+        assert accuracy[other] < 0.65
 
 
 def test_the_measurement_of_the_docs_does_not_run(capsys, monkeypatch):
