@@ -104,8 +104,8 @@ SCRATCH = {
     "epochs_stage_0":   (8,          10,       9),
     "epochs_per_stage": (3,          3,        4),
     "epochs":           (22,         32,       27),
-    "icot_tokens":      (4,          4,        4),
-    "icot_all_beyond":  (39,         39,       39),
+    "icot_tokens":      (2,          2,        4),
+    "icot_all_beyond":  (19,         19,       39),
     "batch_size":       (32,         32,       32),
     "learning_rate":    (5e-4,       5e-4,     5e-4),
     "beta2":            (0.98,       0.98,     0.98),
@@ -205,7 +205,7 @@ def label(s):
     usual = complete({name: getattr(s, name) for name in ("task", "method", "data", "init")})
     free = {"seed", "out_dir", "device", "resume", "micro_batch", "max_steps", "save_every"}
     words = [s.method]
-    for name in (f.name for f in fields(Settings) if f.name not in free):
+    for name in (f.name for f in fields(Settings) if f.name not in free | unused(s).keys()):
         value = getattr(s, name)
         if value != getattr(usual, name):
             words.append(f"--{'no-' * (value is False)}{name}" if isinstance(value, bool)
@@ -221,13 +221,13 @@ def usual_steps(s):
     return sentences + (s.steps == "names")  # the first says who, or what, is asked
 
 
-def check(s, given):
-    """Raise ValueError for an option that would change nothing, or for a value without sense."""
+def unused(s):
+    """{option: why} of those that would change nothing."""
     fill, steps = METHODS[s.method]
     generated = s.data in ("generated", "balanced")
     sizes = " ".join(name for names in SIZES.values() for name in names)
     others = " ".join(name for name in sizes.split() if name not in SIZES[s.task])
-    for ignored, names, why in [
+    return {name: why for ignored, names, why in [
         (True, others, f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
         (not generated, sizes + " mixed_size", f"--data {s.data} holds the problems there are"),
         (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has its own"),
@@ -236,10 +236,15 @@ def check(s, given):
         (steps != "stage", "extra_stage uniform_prob epochs_per_stage", "no stages of steps"),
         (steps in ("all", "none"), "epochs_stage_0 reset_optimizer", f"{s.method} has one stage"),
         (steps != "tokens", "icot_tokens icot_all_beyond icot_smoothing", "it is for icot"),
-    ]:
-        for name in names.split():
-            if ignored and name in given:
-                raise ValueError(f"--{name} would change nothing: {why}")
+    ] if ignored for name in names.split()}
+
+
+def check(s, given):
+    """Raise ValueError for an option that would change nothing, or for a value without sense."""
+    for name, why in unused(s).items():
+        if name in given:
+            raise ValueError(f"--{name} would change nothing: {why}")
+    generated = s.data in ("generated", "balanced")
     positive = "n_layer n_head n_embd block_size c_thought epochs epochs_per_stage icot_tokens " \
                "icot_smoothing batch_size micro_batch learning_rate max_new_tokens max_steps"
     counts = "n_train n_valid n_test"
