@@ -84,9 +84,9 @@ def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
         (tmp_path / f"{seed}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     analyze.main(["table", *(str(tmp_path / f"{seed}.jsonl") for seed in range(4))])
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 8.0 | 20 | 1 |",
+        "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 93.5 | 8.0 | 20 | 1 |",
         "| `prosqa` | generated | `coconut --eot --uniform_prob 0.3` | 1 | 20.0 40.0 | 50.0 |  | "
-        "8.0 | 20 | 3 |"]
+        "93.7 | 8.0 | 20 | 3 |"]
 
 
 def test_shortcuts_are_counted_on_other_problems_than_the_runs_own(tiny_run, capsys):
