@@ -94,11 +94,12 @@ def test_a_killed_run_has_lost_more_than_save_every_seconds(tmp_path):
 
 @pytest.fixture
 def started(tmp_path):
-    """A run of its own, that has begun to train."""
+    """A run of its own, that has begun to train; it heeds SIGHUP also if pytest runs by nohup."""
     options = [*DROPOUT_AND_MIXING, "--n_train", "1600", "--out_dir", str(tmp_path / "run")]
     process = subprocess.Popen([sys.executable, "-u", "train.py", *options], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+                               env={**os.environ, "OMP_NUM_THREADS": "1"},
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     while "step 50/" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
     yield process
