@@ -87,7 +87,7 @@ def table(args):
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
         tests = [100 * result["test_accuracy"] for result in results]
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
-        rule = f"{mean(map(best_rule, settings)):.1f}" if data in ("generated", "balanced") else ""
+        rule = f"{mean(map(best_rule, settings)):.1f}" if settings[0].generated else ""
         tokens, milliseconds, minutes = (
             scale * mean(result[key] for result in results) for key, scale in
             [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])

@@ -72,6 +72,11 @@ class Settings:
     max_steps: int = option("cut the run at this step, but still evaluate and save")
     save_every: float = option("seconds from one saving of the run to the next")
 
+    @property
+    def generated(self):
+        """Whether tasks.py makes the problems; else they come from files."""
+        return self.data in ("generated", "balanced")
+
     def size(self):
         """The size of generated problems, as tasks.problems takes it."""
         return {name: getattr(self, name) for name in SIZES[self.task]}
@@ -180,7 +185,7 @@ def complete(given, saved=None):
     """
     s = Settings(**given)
     recipe = SCRATCH if s.init == "scratch" else PAPER
-    if s.data not in ("generated", "balanced"):  # files hold chains like the paper's
+    if not s.generated:  # files hold chains like the paper's
         chains = {name: PAPER[name] for name in
                   ("steps", "c_thought", "eot", "max_latent_stage", "extra_stage")}
         recipe = recipe | chains | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
@@ -224,12 +229,11 @@ def usual_steps(s):
 def unused(s):
     """{option: why} of those that would change nothing."""
     fill, steps = METHODS[s.method]
-    generated = s.data in ("generated", "balanced")
     sizes = " ".join(name for names in SIZES.values() for name in names)
     others = " ".join(name for name in sizes.split() if name not in SIZES[s.task])
     return {name: why for ignored, names, why in [
         (True, others, f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
-        (not generated, sizes + " mixed_size", f"--data {s.data} holds the problems there are"),
+        (not s.generated, sizes + " mixed_size", f"--data {s.data} holds the problems there are"),
         (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has its own"),
         (not fill, "c_thought eot", f"--method {s.method} has no thoughts"),
         (not fill and steps != "stage", "max_latent_stage", f"--method {s.method} has no thoughts"),
@@ -244,11 +248,10 @@ def check(s, given):
     for name, why in unused(s).items():
         if name in given:
             raise ValueError(f"--{name} would change nothing: {why}")
-    generated = s.data in ("generated", "balanced")
     positive = "n_layer n_head n_embd block_size c_thought epochs epochs_per_stage icot_tokens " \
                "icot_smoothing batch_size micro_batch learning_rate max_new_tokens max_steps"
     counts = "n_train n_valid n_test"
-    for name in (positive + " " + counts if generated else positive).split():
+    for name in (positive + " " + counts if s.generated else positive).split():
         if getattr(s, name) is not None and not getattr(s, name) > 0:
             raise ValueError(f"--{name} must be more than 0, not {getattr(s, name)}")
     not_negative = "seed epochs_stage_0 max_latent_stage warmup_steps decay_epochs weight_decay " \
