@@ -26,6 +26,7 @@ import thoughts
 from curriculum import METHODS, n_thoughts
 from data import Example, is_correct, read_examples
 from evaluate import prompts_of, written_answers
+from files import write_whole
 from runs import load_run, pick_device, tested_problems
 from settings import Settings, label
 from shortcuts import points, shortcut_accuracy
@@ -111,20 +112,29 @@ def slim(args):
     ckpt["model"] = {name: tensor.half() for name, tensor in ckpt["model"].items()}
     ckpt["model"]["lm_head.weight"] = ckpt["model"]["wte.weight"]  # one tensor, stored once
     ckpt.pop("optimizer", None)  # a slim one has none
-    torch.save(ckpt, args.out)
+    write_whole(args.out, "wb", lambda file: torch.save(ckpt, file))
     print(f"wrote {os.path.getsize(args.out) / 1e6:.1f} MB to {args.out}")
 
 
 # --------------------------------------------------------------------------------------------------
 # What an accuracy is worth
 
+NO_RULES = "no rule of shortcuts.py applies: they read questions in the task's own words"
+
+
+def print_rules(accuracies):
+    for rule, accuracy in accuracies.items():
+        print(f"{accuracy:6.1%}  {rule}")
+    if not accuracies:
+        print(NO_RULES)
+
+
 def shortcuts(args):
     """Print what each rule of shortcuts.py gets right, beside the model."""
     s, _, result = read_metrics(args.run)
     test = tested_problems(s)
     print(f"{len(test)} test problems of {s.task}, {s.data}")
-    for rule, accuracy in shortcut_accuracy(s.task, test).items():
-        print(f"{accuracy:6.1%}  {rule}")
+    print_rules(shortcut_accuracy(s.task, test))
     if result:
         print(f"{result['test_accuracy']:6.1%}  the model, {s.method} with seed {s.seed}")
 
@@ -139,17 +149,16 @@ def accuracy(args):
     prompts = prompts_of(examples, n_thoughts(ckpt["run"]["stage"], c), c, enc)
     written = written_answers(model, prompts, enc, 64, s.max_new_tokens)
     right = [is_correct(text, example.answer) for (text, _), example in zip(written, examples)]
-    print(f"the model: {mean(right):.1%} of {len(right)} problems right\n\n"
-          "the model, where a rule is ..                the rule\n"
-          "right          silent         wrong          itself")
-    table = [points(s.task, example) for example in examples]
-    for rule in table[0]:
+    print(f"the model: {mean(right):.1%} of {len(right)} problems right\n")
+    rules = points(s.task, examples)
+    print("the model, where a rule is ..                the rule\n"
+          "right          silent         wrong          itself" if rules else NO_RULES)
+    for rule, values in rules.items():
         cells = []
         for point in (1, 0.5, 0):
-            some = [ok for ok, row in zip(right, table) if row[rule] == point]
+            some = [ok for ok, value in zip(right, values) if value == point]
             cells.append(f"{mean(some):6.1%} of {len(some):<4}" if some else "-")
-        print("".join(f"{cell:15}" for cell in cells)
-              + f"{mean(row[rule] for row in table):6.1%}  {rule}")
+        print("".join(f"{cell:15}" for cell in cells) + f"{mean(values):6.1%}  {rule}")
 
 
 def model_and_problems(run, data=None, device="auto"):
@@ -284,12 +293,11 @@ def intervene(args):
     """Replace the thoughts by something else, and count the right answers."""
     result = thoughts.intervene(probe_of(args))
     print(f"{result['n']} problems\n")
-    print_table(["thoughts", "accuracy", "95 % interval", "as good as intact would mean"], [
+    print_table(["thoughts", "accuracy", "95 % interval", "if as good as intact"], [
         [row["thoughts"], percent(row["accuracy"]), " to ".join(map(percent, row["interval"])),
          row["if as good as intact"]] for row in result["rows"]])
     print()
-    for rule, share in result["shortcuts"].items():
-        print(f"{share:6.1%}  {rule}")
+    print_rules(result["shortcuts"])
     keep(args, intervene=result)
 
 

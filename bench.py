@@ -30,7 +30,7 @@ import torch
 from curriculum import NO_LOSS, Curriculum, build
 from data import (collate, encode, gpt2_encoding, load_splits, markers_of, read_examples, text_of,
                   word_encoding)
-from evaluate import answers, prompts_of, supervised_loss
+from evaluate import answers, collate_prompts, prompts_of, supervised_loss
 from model import GPT, GPTConfig, positions_and_mask, think
 from tasks import SIZES
 
@@ -89,8 +89,8 @@ def batch_at(stage, args, enc, examples):
 
 
 def now(device):
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize()
     return time.perf_counter()
 
 
@@ -169,7 +169,7 @@ def measure_steps(args, argv):
             forward, backward = (median(r[way][i] for r in rounds) for i in (0, 1))
             line |= {f"{way}_forward_ms": 1e3 * forward, f"{way}_backward_ms": 1e3 * backward,
                      f"{way}_ms": 1e3 * median(sum(r[way]) for r in rounds)}
-            if args.memory and (args.device != "cpu" or sys.platform == "linux"):
+            if args.memory and (args.device.startswith("cuda") or sys.platform == "linux"):
                 line[f"{way}_mb"] = peak_megabytes(way, stage, argv)
         for way, other in (("ours", "floor"), ("slow", "ours")):
             if way in ways and other in ways:
@@ -205,8 +205,7 @@ def measure_evaluation(args):
 def answer_slowly(model, ids, enc, new_tokens):
     """One problem, with everything computed again for every thought and every new token."""
     for _ in range(new_tokens):
-        batch = collate([(ids, ids)], markers_of(enc).thought, model.wte.weight.device)
-        hidden = slow(model, batch[0], batch[2], batch[3])
+        hidden = slow(model, *collate_prompts(model, [ids], enc))
         token = model.lm_head(hidden[0, -1]).argmax().item()
         if token == enc.eot_token:
             break
@@ -291,6 +290,8 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     try:
+        if "ours" not in args.ways:
+            raise ValueError("--ways must name ours, as tokens/s and GFLOP/s are those of ours")
         if args.peak:
             print(peak_of_this_process(args.peak[0], int(args.peak[1]), args))
         elif args.scaling:

@@ -58,8 +58,8 @@ METHODS = {
 class Markers(NamedTuple):
     """Ids of the special tokens. A pause is an ordinary token with a learned embedding; a thought's
     id only holds its place, and its embedding is always replaced."""
-    bot: int
-    eot: int
+    bot: int  # beginning of thoughts
+    eot: int  # end of thoughts
     thought: int
     pause: int
 

@@ -37,7 +37,7 @@ import torch
 
 from curriculum import NO_LOSS, Markers
 from files import download
-from tasks import LIMITS, SIZES, problems
+from tasks import GENERATED, LIMITS, SIZES, problems
 
 
 class Example(NamedTuple):
@@ -137,7 +137,7 @@ def load_splits(source, task, size, mixed_size, seed, n_train, n_valid, n_test):
     what files hold, if not 0. No question of the other two is left in the training split. Raises
     ValueError for what cannot be had.
     """
-    if source in ("generated", "balanced"):
+    if source in GENERATED:
         def generate(split, n, epoch=0, mixed_size=False):
             balanced = source == "balanced"
             records = problems(task, n, seed, split, epoch, balanced, mixed_size, **size)

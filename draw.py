@@ -180,8 +180,9 @@ def intervene(result, path):
     panel, ys = panels[0, 0], [100 * row["accuracy"] for row in rows]
     panel.barh([row["thoughts"] for row in rows], ys, xerr=spread(rows), capsize=3, color="C0",
                alpha=0.7)
-    panel.axvline(100 * max(result["shortcuts"].values()), color="C3", linestyle="--",
-                  label="best shortcut")
+    if result["shortcuts"]:
+        panel.axvline(100 * max(result["shortcuts"].values()), color="C3", linestyle="--",
+                      label="best shortcut")
     panel.set(xlabel=f"accuracy, % (95 % interval, n = {result['n']})", xlim=(0, 103))
     figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=110)

@@ -31,11 +31,17 @@ def count_learned(sequences):
     return sum(target != NO_LOSS for _, targets in sequences for target in targets)
 
 
-def answers(model, prompts, enc, max_new_tokens, edit=None):
-    """What the model writes after each prompt (a list of ids): texts, and lengths in tokens."""
+def collate_prompts(model, prompts, enc):
+    """ids, thought, real (B, T), as for `think`, of prompts (lists of ids)."""
     sequences = [(ids, ids) for ids in prompts]  # nothing is learned: any targets will do
     ids, _, thought, real = collate(sequences, markers_of(enc).thought, model.wte.weight.device)
-    rows = generate(model, ids, thought, real, max_new_tokens, enc.eot_token, edit)
+    return ids, thought, real
+
+
+def answers(model, prompts, enc, max_new_tokens, edit=None):
+    """What the model writes after each prompt (a list of ids): texts, and lengths in tokens."""
+    end_id = enc.eot_token  # tiktoken's name for the end of text; Markers.eot ends the thoughts
+    rows = generate(model, *collate_prompts(model, prompts, enc), max_new_tokens, end_id, edit)
     return [enc.decode(row) for row in rows], [len(row) for row in rows]
 
 

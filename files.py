@@ -27,7 +27,7 @@ def write_whole(path, mode, write):
             error = error.__context__
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OSError(f"cannot write {path} ({reason}): what it held before is still there. Make "
-                      "room, then go on by --resume") from None
+                      "room and try again, a run by --resume") from None
 
 
 def download(url, path, sha256=None, timeout=30):
@@ -63,11 +63,12 @@ def download(url, path, sha256=None, timeout=30):
 def read_torch(path):
     """What torch saved in a file, on the CPU; runs no code of the file. Raises ValueError."""
     try:
-        mmap = zipfile.is_zipfile(path)  # not in the format before torch 1.6
-        if mmap:
+        zipped = zipfile.is_zipfile(path)  # not in the format before torch 1.6
+        if zipped:
             with zipfile.ZipFile(path) as file:
                 if damaged := file.testzip():
                     raise ValueError(f"its part {damaged} is damaged")
+        mmap = zipped and os.name != "nt"  # Windows replaces no file that is mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]

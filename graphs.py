@@ -7,7 +7,6 @@ is for this task alone. A Probe is that of thoughts.py, a model with its problem
     superposition   whether a thought lies near to the embeddings of the nodes that it stands for
 """
 import re
-from dataclasses import dataclass
 from statistics import mean
 
 import torch
@@ -19,21 +18,15 @@ from model import think
 from shortcuts import distances, read_prosqa
 
 
-@dataclass
 class Graph:
-    """A ProsQA problem, read off its text."""
-    children: dict  # node: list of nodes
-    concepts: list  # all nodes but the entities
-    root: str
-    target: str
-    options: list
+    """A ProsQA problem, read off its text. A node is its name."""
 
     def __init__(self, example):
         edges, self.root, self.options = read_prosqa(example.question)
-        self.children = {}
+        self.children = {}  # {node: its nodes below, ..}
         for parent, child in edges:
             self.children.setdefault(parent, []).append(child)
-        self.concepts = sorted({child for _, child in edges})
+        self.concepts = sorted({child for _, child in edges})  # all but the entities
         self.target = re.search(r"(\w+)\.$", example.answer)[1]
 
     def below(self, node):

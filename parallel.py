@@ -18,14 +18,12 @@ RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 
 
 def join(device):
-    """Meet the other ranks; returns this one's device, of those of its machine."""
+    """Meet the other ranks, if there are any, to talk with them from this device."""
     if RANKS == 1:
-        return device
+        return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device
 
 
 def leave():

@@ -22,6 +22,7 @@ from files import read_torch, write_whole
 from model import GPT, GPTConfig
 from parallel import RANK, RANKS, join
 from settings import Settings, check, complete
+from tasks import GENERATED
 
 
 @dataclass
@@ -71,9 +72,9 @@ def start_model(s, texts):
         enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(texts)
         sizes = (s.block_size, enc.n_vocab, s.n_layer, s.n_head, s.n_embd, s.dropout)
         return GPT(GPTConfig(*sizes)), enc
-    if saved := saved_settings(s.init):
-        _, model, enc = load_run(s.init, dropout=s.dropout)
-        if not METHODS[saved["method"]].fill:  # it has never used the markers: they start now
+    if saved_settings(s.init):
+        ckpt, model, enc = load_run(s.init, dropout=s.dropout)
+        if not METHODS[ckpt["settings"]["method"]].fill:  # then its markers start now
             rows = model.wte.weight.data
             rows[list(markers_of(enc))] = rows[enc.encode_ordinary("<<")[0]].clone()
         return model, enc
@@ -93,7 +94,8 @@ def new_optimizer(s, model):
 def start(s):
     """All that `train` needs besides Settings, for a new run or a resumed one."""
     torch.manual_seed(s.seed)
-    device = join(pick_device(s.device))
+    device = pick_device(s.device)
+    join(device)
     splits = load_splits(s.data, s.task, s.size(), s.mixed_size, s.seed,
                          s.n_train, s.n_valid, s.n_test)
     if not s.resume:
@@ -113,8 +115,12 @@ def start(s):
 
 
 def tested_problems(s, source=None):
-    """The Examples that a run of these Settings is tested on, or those of another source."""
-    return load_splits(source or s.data, s.task, s.size(), False, s.seed, 1, 1, s.n_test)[2]
+    """The Examples that a run of these Settings is tested on, or those of another source: 500 if
+    they are generated, all if they come from files."""
+    source = source or s.data
+    new = source in GENERATED
+    n_test = s.n_test if new == s.generated else 500 if new else 0
+    return load_splits(source, s.task, s.size(), False, s.seed, 1, 1, n_test)[2]
 
 
 def pick_device(name):
@@ -122,6 +128,8 @@ def pick_device(name):
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if RANKS > 1 and name.startswith("cuda"):  # a GPU each
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, ImportError) as error:

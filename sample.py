@@ -56,7 +56,7 @@ def ask_checkpoint(args):
     ckpt, model, enc = load_run(path, pick_device(args.device))
     model.eval()
     s = Settings(**ckpt["settings"])
-    print(f"{s.method} on {s.task}, after {ckpt['run']['step']} steps: {os.path.relpath(path)}\n")
+    print(f"{s.method} on {s.task}, after {ckpt['run']['step']} steps: {path}\n")
     c = s.curriculum()
     k = n_thoughts(ckpt["run"]["stage"], c)
     if args.n_thoughts is not None:

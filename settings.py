@@ -7,7 +7,7 @@ import argparse
 from dataclasses import dataclass, field, fields
 
 from curriculum import METHODS, Curriculum
-from tasks import SIZES
+from tasks import GENERATED, SIZES
 
 
 def option(help, default=None, **kwargs):
@@ -75,7 +75,7 @@ class Settings:
     @property
     def generated(self):
         """Whether tasks.py makes the problems; else they come from files."""
-        return self.data in ("generated", "balanced")
+        return self.data in GENERATED
 
     def size(self):
         """The size of generated problems, as tasks.problems takes it."""
@@ -191,13 +191,19 @@ def complete(given, saved=None):
         recipe = recipe | chains | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
     values = {name: row[TASKS.index(s.task)] for name, row in recipe.items()}
     if saved and saved["task"] == s.task:
-        values |= {name: saved[name] for name in values}
+        same = s.generated == Settings(**saved).generated
+        own = set() if same else {"steps", "n_train", "n_valid", "n_test"}  # what the data decides
+        values |= {name: saved[name] for name in saved.keys() & values.keys() - own}
     for name, value in values.items():
         if getattr(s, name) is None:
             setattr(s, name, value)
     if s.max_latent_stage is None:  # so many that every step is a thought at the end
         s.max_latent_stage = usual_steps(s)
-    s.tokenizer = s.tokenizer or ("word" if s.init == "scratch" else "gpt2")
+    if s.init == "scratch" and "epochs" not in given:  # time for every stage, and more for the last
+        last = s.max_latent_stage + s.extra_stage
+        s.epochs = max(s.epochs, s.epochs_stage_0 + s.epochs_per_stage * last + 2)
+    if s.tokenizer is None:
+        s.tokenizer = saved["tokenizer"] if saved else "word" if s.init == "scratch" else "gpt2"
     if s.micro_batch is None:
         s.micro_batch = s.batch_size
     s.out_dir = s.out_dir or f"out/{s.task}-{s.method}"
@@ -206,13 +212,16 @@ def complete(given, saved=None):
 
 
 def label(s):
-    """The method of a run, with the options that make it another than the task's default one."""
-    usual = complete({name: getattr(s, name) for name in ("task", "method", "data", "init")})
-    free = {"seed", "out_dir", "device", "resume", "micro_batch", "max_steps", "save_every"}
-    words = [s.method]
+    """The method of a run, with the options that make it another than the task's default one, but
+    for what follows from the size of its problems."""
+    sizes = s.size() if s.generated else {}
+    same = {name: getattr(s, name) for name in ("task", "method", "data", "init")}
+    usual, usual_at_this_size = complete(same), complete(same | sizes)
+    free = {"seed", "out_dir", "device", "resume", "micro_batch", "save_every"}
+    words = [s.method] + [f"--init {s.init}"] * (s.init != "scratch")
     for name in (f.name for f in fields(Settings) if f.name not in free | unused(s).keys()):
         value = getattr(s, name)
-        if value != getattr(usual, name):
+        if value != getattr(usual if name in sizes else usual_at_this_size, name):
             words.append(f"--{'no-' * (value is False)}{name}" if isinstance(value, bool)
                          else f"--{name} {value}")
     return " ".join(words)

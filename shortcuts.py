@@ -91,13 +91,17 @@ def gsm8k_guesses(question):
 GUESSES = {"prosqa": prosqa_guesses, "prontoqa": prontoqa_guesses, "gsm8k": gsm8k_guesses}
 
 
-def points(task, example):
-    """{rule: 1 if it bets on the answer, 0 if on another, 0.5 if it has no opinion}."""
-    return {rule: 0.5 if bet is None else float(is_correct("### " + bet, example.answer))
-            for rule, bet in GUESSES[task](example.question).items()}
+def points(task, examples):
+    """{rule: [1 if it bets on the answer, 0 if on another, 0.5 if it has no opinion, ..]} of
+    Examples of text; no rules, {}, if one has a question that is not worded as the task's are."""
+    try:
+        bets = [GUESSES[task](example.question) for example in examples]
+    except (AttributeError, LookupError, ValueError):  # what the rules look for is not there
+        return {}
+    return {rule: [0.5 if bet[rule] is None else float(is_correct("### " + bet[rule], e.answer))
+                   for bet, e in zip(bets, examples)] for rule in bets[0]}
 
 
 def shortcut_accuracy(task, examples):
     """{rule: accuracy} of a task's rules on Examples of text; no opinion counts as half right."""
-    table = [points(task, example) for example in examples]
-    return {rule: mean(row[rule] for row in table) for rule in table[0]}
+    return {rule: mean(values) for rule, values in points(task, examples).items()}

@@ -230,6 +230,7 @@ def word_prontoqa(rng, chain, is_a, negated, dropped, wording, steps):
 
 GENERATORS = {"prosqa": (draw_prosqa, word_prosqa), "prontoqa": (draw_prontoqa, word_prontoqa),
               "gsm8k": (draw_gsm8k, word_gsm8k)}
+GENERATED = ("generated", "balanced")  # what --data calls such problems
 SIZES = {  # what the official problems have
     "prosqa": {"nodes": 28, "steps": "sentences"},
     "prontoqa": {"hops": 5, "wording": "mixed", "steps": "sentences"},

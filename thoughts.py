@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from curriculum import Curriculum, n_thoughts
-from data import collate, is_correct, line_of, markers_of
-from evaluate import prompts_of, written_answers
+from data import is_correct, line_of
+from evaluate import collate_prompts, prompts_of, written_answers
 from graphs import CATEGORIES, category
 from model import GPT, think
 from shortcuts import shortcut_accuracy
@@ -69,8 +69,7 @@ class Probe:
 @torch.no_grad()
 def thoughts_after(model, prompts, enc):
     """(prompts, k, C): the thoughts of prompts that have k each; k may be 0."""
-    sequences = [(ids, ids) for ids in prompts]
-    ids, _, thought, real = collate(sequences, markers_of(enc).thought, model.wte.weight.device)
+    ids, thought, real = collate_prompts(model, prompts, enc)
     before = F.pad(thought, (0, 1))[:, 1:]  # a thought is the state of the column before
     k = int(thought.sum()) // len(prompts)
     return think(model, ids, thought, real)[before].view(len(prompts), k, model.config.n_embd)
@@ -145,7 +144,7 @@ def intervene(probe, seed=0):
     trials += [(name, lambda rows, values=values: lambda i, _: values[rows, i], meaning)
                for name, (values, meaning) in table.items()]
     trials += [(f"frozen from thought {i + 1} on", freeze(i),
-                f"thoughts after the {i + 1}. add nothing") for i in range(k - 1)]
+                f"what follows thought {i + 1} adds nothing") for i in range(k - 1)]
     rows = []
     for name, edit_of, meaning in trials:
         rows.append({"thoughts": name, **accuracy_of(probe.right(probe.written(k, edit_of))),

@@ -45,9 +45,9 @@ def announce(stage, s, example, enc):
 
 def progress(s, run, steps_in_epoch):
     """On a terminal one line, rewritten at every step; in a pipe a plain line now and then."""
-    total = min(s.epochs * steps_in_epoch, s.max_steps or sys.maxsize)
-    left = round((total - run.step) * run.seconds / run.step)
-    line = (f"epoch {run.epoch + 1}/{s.epochs}  stage {run.stage}  step {run.step}/{total}  "
+    last = min(s.epochs * steps_in_epoch, s.max_steps or sys.maxsize)
+    left = round((last - run.step) * run.seconds / run.step)
+    line = (f"epoch {run.epoch + 1}/{s.epochs}  stage {run.stage}  step {run.step}/{last}  "
             f"loss {run.nats / run.learned:.4f}  {run.step / run.seconds:.2f} steps/s  "
             f"{left // 60}:{left % 60:02} left")
     if ON_TERMINAL:

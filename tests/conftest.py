@@ -1,5 +1,6 @@
 """What the tests share: the import path, real data where there is any, and tiny models."""
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's "&" takes from pytest
 torch.set_num_threads(1)  # tiny tensors: a second thread would only wait for the first
 
 from model import GPT, GPTConfig  # noqa: E402

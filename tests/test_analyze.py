@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import analyze
+import runs
 import train as training
 from conftest import ROOT
 from data import Example, load_splits, read_examples
 from evaluate import evaluate
 from runs import load_run
-from settings import Settings, complete
+from settings import Settings, complete, label
 from shortcuts import gsm8k_guesses, prontoqa_guesses, prosqa_guesses, shortcut_accuracy
 from tasks import problems
 from test_tasks import check_prontoqa
@@ -89,6 +90,19 @@ def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
         "93.7 | 8.0 | 20 | 3 |"]
 
 
+@pytest.mark.parametrize("given, text", [
+    ({}, "coconut"),
+    ({"hops": 5, "wording": "mixed"}, "coconut --hops 5 --wording mixed"),  # and all that follows
+    ({"steps": "sentences", "eot": True}, "coconut --eot --steps sentences"),
+    ({"method": "cot", "max_steps": 20}, "cot --max_steps 20"),
+    ({"init": "gpt2"}, "coconut --init gpt2"),
+    ({"init": "gpt2", "data": "x.json", "extra_stage": True}, "coconut --init gpt2 --extra_stage"),
+])
+def test_a_run_is_averaged_with_one_that_differs_from_it(given, text):
+    words = label(complete(given)).split(" --")
+    assert words[0] == text.split(" --")[0] and set(words) == set(text.split(" --"))
+
+
 def test_shortcuts_are_counted_on_other_problems_than_the_runs_own(tiny_run, capsys):
     analyze.main(["shortcuts", str(tiny_run)])
     out = capsys.readouterr().out
@@ -104,6 +118,27 @@ def test_accuracy_on_a_file_is_not_measured(tiny_run, tmp_path, capsys, hops):
                   *map(str, hops)])
     out = capsys.readouterr().out
     assert "of 7 problems right" in out and out.count(" of 7 ") == 2, "one rule is always right"
+
+
+def test_problems_in_other_words_than_the_tasks_end_in_a_traceback(tiny_run, tmp_path, capsys):
+    (tmp_path / "own.json").write_text(json.dumps([
+        {"question": f"Is {n} even?", "steps": ["Halve."], "answer": "True"} for n in range(5)]))
+    for command in ("accuracy", "intervene"):
+        analyze.main([command, str(tiny_run), "--data", str(tmp_path / "own.json")])
+        out = capsys.readouterr().out
+        assert "5 problems" in out and out.count("no rule of shortcuts.py applies") == 1
+
+
+def test_a_run_is_tested_on_no_or_few_problems_of_another_source(tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for split, n in (("train", 20), ("valid", 2), ("test", 7)):
+        (folder / f"{split}.json").write_text(json.dumps(problems("prosqa", n, 0, split, nodes=8)))
+    generated, files = (complete({"task": "prosqa"} | more)
+                        for more in ({"n_test": 3}, {"data": str(folder)}))
+    assert [len(runs.tested_problems(s)) for s in (generated, files)] == [3, 7]
+    assert len(runs.tested_problems(generated, str(folder))) == 7
+    assert len(runs.tested_problems(files, "balanced")) == 500
 
 
 def test_a_chain_of_names_is_cut_as_if_it_were_sentences(tiny_run):
@@ -124,8 +159,8 @@ def test_a_slim_checkpoint_answers_otherwise_or_is_as_large(tiny_run, tmp_path, 
         torch.testing.assert_close(small[1].state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
     assert small[0]["settings"] == whole[0]["settings"]
     assert small[2].encode("Every impus") == whole[2].encode("Every impus")
-    analyze.main(["slim", str(tmp_path / "ckpt.pt"), "--out", str(tmp_path / "again.pt")])
-    assert load_run(tmp_path / "again.pt")[0]["run"] == whole[0]["run"]
+    analyze.main(["slim", str(tmp_path / "ckpt.pt"), "--out", str(tmp_path / "ckpt.pt")])
+    assert load_run(tmp_path / "ckpt.pt")[0]["run"] == whole[0]["run"]
     assert (tmp_path / "ckpt.pt").stat().st_size < 0.5 * (tiny_run / "ckpt.pt").stat().st_size
 
 

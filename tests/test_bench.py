@@ -10,7 +10,7 @@ from model import think
 from test_model import aligned, pad, random_rows
 
 SMALL = ("--n_layer 1 --n_head 2 --n_embd 16 --batch_size 2 --rounds 1 --problems 4 --eval_batch 3 "
-         "--new_tokens 3 --stages 0 2").split()
+         "--new_tokens 3").split()
 
 
 def test_the_slow_way_computes_something_else_than_the_loop():
@@ -24,11 +24,13 @@ def test_the_slow_way_computes_something_else_than_the_loop():
     assert torch.equal(bench.floor(model, ids, none, real), think(model, ids, none, real))
 
 
-@pytest.mark.parametrize("extra", [["--columns", "40"], ["--task", "gsm8k"], ["--memory"]])
-def test_the_table_lacks_a_stage_or_a_way(capsys, extra):
-    bench.main([*SMALL, "--no-memory", *extra])
+@pytest.mark.parametrize("extra, stages", [("--no-memory --columns 40", ["0", "2"]),
+                                           ("--no-memory --task gsm8k", ["0", "2"]),
+                                           ("--memory", ["2"])])
+def test_the_table_lacks_a_stage_or_a_way(capsys, extra, stages):
+    bench.main([*SMALL, *extra.split(), "--stages", *stages])
     header, _, *rows, _, last = capsys.readouterr().out.splitlines()
-    assert "ours/floor" in header and [row.split()[1] for row in rows] == ["0", "2"]
+    assert "ours/floor" in header and [row.split()[1] for row in rows] == stages
     assert "nan" not in "".join(rows) and last.startswith("evaluation: ")
 
 
@@ -47,6 +49,9 @@ def test_a_slope_is_not_that_of_a_power():
     assert bench.slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
 
-def test_a_file_without_problems_ends_in_a_traceback():
-    with pytest.raises(SystemExit, match="bench.py: .*holds no problems"):
-        bench.main([*SMALL, "--data", str(ROOT / "LICENSE")])
+@pytest.mark.parametrize("options, message", [
+    (["--data", str(ROOT / "LICENSE")], "holds no problems"),
+    (["--ways", "floor"], "--ways must name ours")])
+def test_a_mistake_ends_in_a_traceback(options, message):
+    with pytest.raises(SystemExit, match=f"bench.py: .*{message}"):
+        bench.main([*SMALL, *options])

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import evaluate as evaluation
 import sample
 import train as training
 from conftest import ROOT, tiny_gpt
-from curriculum import METHODS, Curriculum, build
+from curriculum import METHODS, Curriculum, build, last_stage, stage_at
 from data import Example, encode, markers_of, text_of, word_encoding
 from evaluate import batch_loss, count_learned, evaluate
 from runs import Run, load_run
@@ -230,6 +231,26 @@ def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
     assert (official.c_thought, official.max_latent_stage, official.extra_stage) == (2, 3, True)
     files = complete({"task": "prosqa", "data": "official"})  # its steps are sentences
     assert (files.steps, files.eot, files.max_latent_stage) == ("sentences", True, 6)
+
+
+def test_a_size_of_ones_own_ends_before_its_last_stage():
+    assert [complete({"task": task}).epochs for task in TASKS] == [22, 32, 27]
+    assert complete({"hops": 5}).epochs == complete({"hops": 5, "method": "cot"}).epochs == 31
+    for given in ({"hops": 5}, {"hops": 6, "steps": "sentences"}, {"data": "official"},
+                  {"task": "prosqa", "nodes": 28}, {"task": "gsm8k", "most_steps": 5}):
+        s = complete(given)
+        assert stage_at(s.epochs - 1, s.curriculum()) == last_stage(s.curriculum())
+    assert complete({"hops": 5, "epochs": 22}).epochs == 22  # as asked for
+
+
+def test_a_run_from_a_checkpoint_is_cut_to_the_other_problems_number():
+    files = complete({"init": "gpt2", "task": "prosqa", "data": "official"})
+    new = complete({"init": "ckpt.pt", "task": "prosqa"}, asdict(files))
+    assert new.n_train > 0 and new.steps == "sentences" and new.tokenizer == "gpt2"
+    generated = complete({"task": "prosqa", "n_layer": 2})
+    new = complete({"init": "ckpt.pt", "task": "prosqa", "data": "official"}, asdict(generated))
+    assert (new.n_train, new.n_test, new.steps) == (0, 0, "sentences")
+    assert (new.batch_size, new.eot, new.tokenizer) == (32, False, "word")
 
 
 @pytest.mark.parametrize("args, message", [
