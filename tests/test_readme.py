@@ -6,6 +6,7 @@ import pytest
 
 import curriculum
 from conftest import ROOT
+from curriculum import METHODS
 from settings import complete, parse
 
 README = (ROOT / "README.md").read_text()
@@ -22,6 +23,18 @@ def test_a_line_of_code_is_wider_than_100_columns():
             for number, line in enumerate(path.read_text().splitlines(), start=1)
             if len(line) > 100]
     assert not wide
+
+
+def test_the_readmes_first_table_differs_from_the_whole_one():
+    lines = [[cell.strip(" `") for cell in line.strip("|").split("|")]
+             for line in README.splitlines() if line.startswith("| `")]
+    whole = {tuple(line[:3]): line[5] + (line[6] and f" ± {line[6]}")
+             for line in lines if len(line) == 11}
+    first = {line[0]: line[2:] for line in lines if len(line) == 6 and line[0] in METHODS}
+    columns = [("prontoqa", "generated"), ("prosqa", "generated"),
+               ("prontoqa", "balanced"), ("prosqa", "balanced")]
+    assert first == {method: [whole.get((*column, method), "") for column in columns]
+                     for method in METHODS}
 
 
 COMMANDS = re.findall(r"^python train\.py (.*?)(?: {3,}#.*)?$", README, flags=re.M)
