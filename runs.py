@@ -8,6 +8,7 @@ it, and a resumed one ends as if nothing had happened: on a CPU bit by bit.
 import json
 import os
 import platform
+import re
 import signal
 import sys
 from contextlib import contextmanager
@@ -157,13 +158,22 @@ def save_metrics(s, run, *results):
     """Write out_dir/metrics.jsonl: a line on the run itself, one for each epoch, the results."""
     if RANK > 0:
         return
-    cuda = torch.cuda.is_available() and s.device not in ("cpu", "mps")
-    machine = torch.cuda.get_device_name() if cuda else platform.processor()
-    header = {"settings": asdict(s), "machine": machine or platform.machine(),
-              "ranks": RANKS, "threads": torch.get_num_threads(), "torch": torch.__version__,
+    header = {"settings": asdict(s), "machine": machine_of(s), "ranks": RANKS,
+              "threads": torch.get_num_threads(), "torch": torch.__version__,
               "python": platform.python_version()}
     text = "".join(json.dumps(line) + "\n" for line in [header, *run.history, *results])
     write_whole(os.path.join(s.out_dir, "metrics.jsonl"), "w", lambda file: file.write(text))
+
+
+def machine_of(s):
+    """The name of the GPU or CPU that a run is on."""
+    if torch.cuda.is_available() and s.device not in ("cpu", "mps"):
+        return torch.cuda.get_device_name()
+    try:
+        with open("/proc/cpuinfo") as file:  # on Linux; platform does not know it there
+            return re.search(r"model name\s*: (.*)", file.read())[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
 
 
 def load_run(path, device="cpu", dropout=0.0):

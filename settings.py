@@ -187,7 +187,8 @@ def complete(given, saved=None):
     recipe = SCRATCH if s.init == "scratch" else PAPER
     if not s.generated:  # files hold chains like the paper's
         chains = {name: PAPER[name] for name in
-                  ("steps", "c_thought", "eot", "max_latent_stage", "extra_stage")}
+                  ("steps", "c_thought", "eot", "max_latent_stage", "extra_stage", "icot_tokens",
+                   "icot_all_beyond")}
         recipe = recipe | chains | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
     values = {name: row[TASKS.index(s.task)] for name, row in recipe.items()}
     if saved and saved["task"] == s.task:

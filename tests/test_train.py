@@ -136,7 +136,7 @@ def test_a_method_does_not_train_or_evaluate(tmp_path, method):
                 "none": []}[METHODS[method].steps]
     result = train(*PROSQA, "--method", method, *TINY, *schedule, "--out_dir", tmp_path)
     header, *epochs, last = lines(tmp_path)
-    assert header["settings"]["method"] == method and len(epochs) == 4 and last == result
+    assert header["machine"] and header["settings"]["method"] == method and len(epochs) == 4 and last == result
     assert result["test_n"] == 6 and math.isfinite(result["test_loss"])
     stages = [line["stage"] for line in epochs]
     assert stages == {"stage": [0, 1, 2, 2],
@@ -231,6 +231,7 @@ def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
     assert (official.c_thought, official.max_latent_stage, official.extra_stage) == (2, 3, True)
     files = complete({"task": "prosqa", "data": "official"})  # its steps are sentences
     assert (files.steps, files.eot, files.max_latent_stage) == ("sentences", True, 6)
+    assert (files.icot_tokens, files.icot_all_beyond) == (8, 72)
 
 
 def test_a_size_of_ones_own_ends_before_its_last_stage():
