@@ -136,7 +136,8 @@ def test_a_method_does_not_train_or_evaluate(tmp_path, method):
                 "none": []}[METHODS[method].steps]
     result = train(*PROSQA, "--method", method, *TINY, *schedule, "--out_dir", tmp_path)
     header, *epochs, last = lines(tmp_path)
-    assert header["machine"] and header["settings"]["method"] == method and len(epochs) == 4 and last == result
+    assert header["settings"]["method"] == method and header["machine"]
+    assert len(epochs) == 4 and last == result
     assert result["test_n"] == 6 and math.isfinite(result["test_loss"])
     stages = [line["stage"] for line in epochs]
     assert stages == {"stage": [0, 1, 2, 2],
