@@ -69,9 +69,9 @@ def curve(args):
 def table(args):
     """Print a row for all runs that differ in the seed alone, which are averaged; sd is over them.
 
-    Accuracy is in %, after each stage on validation problems. rule: that of the best guess on the
-    same test problems, if they are generated; tokens: written ones and thoughts a problem; ms: to
-    write the answer to a problem, in batches; minutes: of the whole training.
+    Accuracy is in %, after each stage on validation problems. best guess: that of the best rule on
+    the same test problems, if they are generated; tokens: written ones and thoughts a problem; ms:
+    to write the answer to a problem, in batches; minutes: of the whole training.
     """
     groups = {}
     for path in args.runs:
@@ -88,17 +88,17 @@ def table(args):
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
         tests = [100 * result["test_accuracy"] for result in results]
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
-        rule = f"{mean(map(best_rule, settings)):.1f}" if settings[0].generated else ""
+        guess = f"{mean(map(best_guess, settings)):.1f}" if settings[0].generated else ""
         tokens, milliseconds, minutes = (
             scale * mean(result[key] for result in results) for key, scale in
             [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
         rows.append([f"`{task}`", data, f"`{name}`", len(runs), stages, f"{mean(tests):.1f}",
-                     spread, rule, f"{tokens:.1f}", f"{milliseconds:.0f}", f"{minutes:.0f}"])
-    print_table(["task", "data", "method", "seeds", "after each stage", "test", "sd", "rule",
-                 "tokens", "ms", "minutes"], rows)
+                     spread, guess, f"{tokens:.1f}", f"{milliseconds:.0f}", f"{minutes:.0f}"])
+    print_table(["task", "data", "method", "seeds", "after each stage", "test", "sd",
+                 "best guess", "tokens", "ms", "minutes"], rows)
 
 
-def best_rule(s):
+def best_guess(s):
     """The accuracy in % of the rule of shortcuts.py that has most of a run's test problems."""
     return 100 * max(shortcut_accuracy(s.task, tested_problems(s)).values())
 

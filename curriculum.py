@@ -18,8 +18,9 @@ the state of a column that has learned, one stage before, to write the first tok
 a step is a single token, a thought starts out as what would have been written.
 
 The model is never asked to say what a thought stands for: a thought is good if it helps to write
-what is left. The eight methods of the paper's Table 1 are two choices: what fills the place of the
-steps that are gone, and when they go. At stage 2 of 3 they read (P is a learned pause token):
+what is left. The eight methods of the paper's Table 1 differ in two choices: what takes the place
+of steps that are gone, and when they go. At stage 2 of 3, with steps of a token each, they read (P
+is a learned pause token):
 
     coconut            Q <bot> T T <eot> 3 A
     pause_as_thought   Q <bot> P P <eot> 3 A

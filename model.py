@@ -10,8 +10,8 @@ be its next input embedding. That is the whole idea: no word has to be chosen on
 
 A row of a batch reads    question <|bot|> thought thought .. <|eot|> steps that are left, answer
 The first thought is the hidden state at <|bot|>, taken after the final layer norm; like any input
-it gets a position embedding. K thoughts take K + 1 forward passes that share one cache of keys and
-values: one over the question, one a thought, and the last of them goes on over all that follows.
+it gets a position embedding. K thoughts take K + 1 forward passes, which share one cache of keys
+and values: one over the question, then one for each thought; the last runs on to the row's end.
 
 Dims: B rows of a batch, T columns, C n_embd, V vocabulary, K thoughts.
 

@@ -1,7 +1,7 @@
 """
 Every option of a run, in one place: the fields of Settings, and what each task sets them to.
 
-`python train.py --help` prints them; a run keeps its own in its checkpoint and in metrics.jsonl.
+`python train.py --help` prints them; a run saves its settings in its checkpoint and metrics.jsonl.
 """
 import argparse
 from dataclasses import dataclass, field, fields

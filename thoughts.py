@@ -6,9 +6,9 @@ it lacks. `python analyze.py COMMAND RUN` runs each of these on a checkpoint:
     intervene   whether the answer needs the thoughts: replace them by something else
     decode      what tokens the thoughts are near to
 
-and two more, on ProsQA's graphs, are in graphs.py: tree, superposition. Each is a function from a
-Probe, a model with its problems, to a dict that JSON can hold; analyze.py prints and draws it. To
-measure something else, write another one.
+Two more, on ProsQA's graphs, are in graphs.py: tree and superposition. Each is a function from a
+Probe (a model with its problems) to a dict that JSON can hold, which analyze.py prints and draws.
+To measure something else, write another such function.
 """
 import math
 import random

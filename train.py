@@ -3,12 +3,12 @@ Train a model to reason in continuous thoughts: one loop for three tasks and eig
 
     python train.py --task prontoqa               from scratch, on any machine, nothing to download
     python train.py --task prosqa --method cot    a baseline; curriculum.py shows all eight methods
-    python train.py --task prosqa --init gpt2 --data official      the paper's, on OpenAI's GPT-2
-    python train.py --task prosqa --resume        go on with a run that was cut
+    python train.py --task prosqa --init gpt2 --data official      the paper's recipe, on GPT-2
+    python train.py --task prosqa --resume        continue an interrupted run
 
 Each epoch belongs to a stage. A new stage replaces one more step of every chain by thoughts, so the
-training loss jumps and falls again. After every epoch the model answers the validation problems as
-it will at test time: given the question and the stage's thoughts, it writes the rest, greedily.
+training loss usually jumps, then falls. After every epoch the model answers the validation problems
+as at test time: given the question and the stage's thoughts, it writes the rest, greedily.
 """
 import math
 import os

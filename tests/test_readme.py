@@ -30,7 +30,7 @@ def test_the_readmes_first_table_differs_from_the_whole_one():
              for line in README.splitlines() if line.startswith("| `")]
     whole = {tuple(line[:3]): line[5] + (line[6] and f" ± {line[6]}")
              for line in lines if len(line) == 11}
-    first = {line[0]: line[2:] for line in lines if len(line) == 6 and line[0] in METHODS}
+    first = {line[0]: line[2:6] for line in lines if len(line) == 8 and line[0] in METHODS}
     columns = [("prontoqa", "generated"), ("prosqa", "generated"),
                ("prontoqa", "balanced"), ("prosqa", "balanced")]
     assert first == {method: [whole.get((*column, method), "") for column in columns]
