@@ -51,7 +51,7 @@ class Settings:
     eot: bool = option("mark the end of the thoughts, as the paper does")
     max_latent_stage: int = option("the last stage that adds thoughts; from scratch by size")
     extra_stage: bool = option("end with a stage that drops all steps that are left")
-    epochs: int = option("epochs in all")
+    epochs: int = option("epochs in all; from scratch more if there are more stages")
     epochs_stage_0: int = option("epochs of stage 0, in which every step is written")
     epochs_per_stage: int = option("epochs of each later stage but the last")
     uniform_prob: float = option("chance that an example takes a random stage", 0.0)

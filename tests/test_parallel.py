@@ -10,6 +10,7 @@ import torch
 import parallel
 import train as training
 from conftest import ROOT
+from runs import pick_device
 
 # A batch of nine is shared unevenly, and the last batch of an epoch has one problem for two ranks.
 OPTIONS = ("--task prontoqa --hops 2 --device cpu --n_layer 2 --n_head 2 --n_embd 32 --n_train 46 "
@@ -80,6 +81,14 @@ train.main(sys.argv[1:])
     done = torchrun(2, str(script), *OPTIONS, "--out_dir", str(tmp_path / "run"))
     assert done.returncode != 0
     assert "FAILED" in done.stderr and "exitcode  : 3" in done.stderr
+
+
+def test_all_ranks_of_a_machine_take_its_first_gpu(monkeypatch):
+    monkeypatch.setattr("runs.RANKS", 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(size))  # as if there
+    assert pick_device("cuda") == torch.device("cuda:3")
+    assert pick_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
