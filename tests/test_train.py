@@ -86,7 +86,8 @@ def test_micro_batches_train_otherwise_than_the_whole_batch(tmp_path):
 
 def test_bfloat16_changes_nothing_or_more_than_rounding(tmp_path):
     for dtype in ("float32", "bfloat16"):
-        train(*PROSQA, *TINY, "--dtype", dtype, "--max_steps", 2, "--out_dir", tmp_path / dtype)
+        train(*PROSQA, *TINY, "--n_valid", 2, "--n_test", 2, "--max_new_tokens", 2,
+              "--max_steps", 2, "--dtype", dtype, "--out_dir", tmp_path / dtype)
     exact, rounded = (weights(tmp_path / dtype) for dtype in ("float32", "bfloat16"))
     assert all(tensor.dtype == torch.float32 for tensor in rounded["model"].values())
     assert exact["run"]["nats"] != rounded["run"]["nats"]
@@ -104,7 +105,7 @@ def test_a_tiny_batch_cannot_be_memorized(task):
     marks = markers_of(enc)
     sequences = [build(encode(e, enc), 1, c, marks) for e in examples]
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    for _ in range(150):
+    for _ in range(100):
         loss = batch_loss(model, sequences, marks.thought) / count_learned(sequences)
         loss.backward()
         optimizer.step()
@@ -314,19 +315,21 @@ def finished_run(tmp_path_factory):
     return out_dir / "ckpt.pt"
 
 
-def test_sample_hides_a_thought_or_whether_the_answer_is_right(finished_run):
+def test_sample_hides_a_thought_or_whether_the_answer_is_right(finished_run, capsys):
     done = run("sample.py", "--ckpt", finished_run, "--index", 2, "--top", 3)
     assert done.returncode == 0, done.stderr
     thoughts = [line for line in done.stdout.splitlines() if line.startswith("thought")]
     assert len(thoughts) == 2 and all("norm" in line for line in thoughts)
     assert "right" in done.stdout or "wrong" in done.stdout
-    fewer = run("sample.py", "--ckpt", finished_run, "--index", 2, "--n_thoughts", 1)
-    assert fewer.stdout.count("\nthought ") == 1 and "1 thought," in fewer.stdout
+    sample.main(["--ckpt", str(finished_run), "--index", "2", "--n_thoughts", "1"])
+    fewer = capsys.readouterr().out
+    assert fewer.count("\nthought ") == 1 and "1 thought," in fewer
 
 
-def test_sample_does_not_answer_a_question_of_ones_own(finished_run):
+def test_sample_does_not_answer_a_question_of_ones_own(finished_run, capsys):
     question = "Every cat is a zebra. Rex is a cat. True or false: Rex is blue."
-    assert question in run("sample.py", "--ckpt", finished_run, "--question", question).stdout
+    sample.main(["--ckpt", str(finished_run), "--question", question])
+    assert question in capsys.readouterr().out
     done = run("sample.py", "--ckpt", finished_run, stdin=f"{question}\nA second one?\n\n")
     assert done.stdout.count("written") == 2, done.stderr
 
