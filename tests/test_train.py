@@ -353,11 +353,11 @@ def test_a_wrong_question_gets_a_traceback(finished_run, tmp_path, capsys, args,
     assert message in last and stop.value.code not in (0, None)
 
 
-@pytest.mark.parametrize("tokenizer", ["word", "gpt2"])
-@pytest.mark.parametrize("task, name", [
-    ("prosqa", "prosqa_valid.json"),
-    ("gsm8k", "gsm8k_aug_valid.txt"),
-    ("prontoqa", "prontoqa_5hop_raw.json"),
+@pytest.mark.parametrize("task, name, tokenizer", [
+    ("prosqa", "prosqa_valid.json", "word"),
+    ("prosqa", "prosqa_valid.json", "gpt2"),
+    ("gsm8k", "gsm8k_aug_valid.txt", "word"),
+    ("prontoqa", "prontoqa_5hop_raw.json", "word"),
 ])
 def test_real_problems_cannot_be_trained_on_or_sampled(
         tmp_path, real_data, task, name, tokenizer, request, capsys):
