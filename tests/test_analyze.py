@@ -183,7 +183,7 @@ def test_a_shipped_model_has_forgotten_what_it_learned(name, least):
 
 def test_the_curves_are_not_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
-    analyze.main(["curve", *LOGS, "--out", str(tmp_path / "curve.png")])
+    analyze.main(["curve", *LOGS[:6], "--out", str(tmp_path / "curve.png")])
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 

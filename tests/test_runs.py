@@ -218,8 +218,8 @@ def train_and_measure(out_dir, steps, path):
     sizes, save_metrics = [], training.save_metrics
     training.save_metrics = lambda *args: (save_metrics(*args), sizes.append(resident_kilobytes()))
     epochs = 20
-    silently_train(*PROSQA, *SMALL, *STAGES, "--device", "cpu", "--batch_size", 8, "--n_valid", 20,
-                   "--n_test", 20, "--n_train", 8 * steps // epochs, "--epochs", epochs,
+    silently_train(*PROSQA, *SMALL, *STAGES, "--device", "cpu", "--batch_size", 8, "--n_valid", 10,
+                   "--n_test", 10, "--n_train", 8 * steps // epochs, "--epochs", epochs,
                    "--max_new_tokens", 10, "--out_dir", out_dir)
     path.write_text(json.dumps(sizes))
 
