@@ -1,5 +1,5 @@
 """
-What a sequence looks like at stage k: the curriculum that turns written steps into thoughts.
+What a sequence looks like at each stage: the curriculum that turns written steps into thoughts.
 
 One example at every stage of `coconut` with c_thought = 1. Q is the question, 1 2 3 are the steps,
 A is the answer, T is a thought; the loss is taken on the tokens marked ^.
@@ -13,14 +13,15 @@ A is the answer, T is a thought; the loss is taken on the tokens marked ^.
     stage 3   Q <bot> T T T <eot> A
                                   ^
 
-Without <eot> (`eot` False) they read Q <bot> 1 2 3 A, Q <bot> T 2 3 A and so on. A thought is then
-the state of a column that has learned, one stage before, to write the first token of a step: where
-a step is a single token, a thought starts out as what would have been written.
+Without <eot> (`eot` False) they read Q <bot> 1 2 3 A, Q <bot> T 2 3 A and so on. The state that
+becomes the last thought of a stage then predicted, one stage before, the first token of the step
+that the thought replaces: where a step is one token, a thought starts out as the state that would
+have written it.
 
 The model is never asked to say what a thought stands for: a thought is good if it helps to write
 what is left. The eight methods of the paper's Table 1 differ in two choices: what takes the place
-of steps that are gone, and when they go. At stage 2 of 3, with steps of a token each, they read (P
-is a learned pause token):
+of steps that are gone, and when they go. In the epoch of stage 2 of 3, with steps of one token each
+and iCoT that removes one token an epoch, they read (P is a learned pause token):
 
     coconut            Q <bot> T T <eot> 3 A
     pause_as_thought   Q <bot> P P <eot> 3 A
@@ -31,12 +32,14 @@ is a learned pause token):
     cot                Q 1 2 3 A
     icot               Q 3 A
 
-Everything here is lists of token ids: no text, no tensors, no files. Paper sections 3 and 5.2.
+Everything here is lists of token ids: no text, no tensors, no files. c is a Curriculum, k a number
+of thoughts. Paper sections 3 and 5.2.
 """
 from dataclasses import dataclass
 from typing import NamedTuple
 
-NO_LOSS = -100  # what F.cross_entropy ignores
+NO_LOSS = -100  # the target where nothing is learned
+ICOT_SMOOTHING = 4.0  # in training icot removes o tokens more with a chance ~ exp(-4 o)
 
 
 class Method(NamedTuple):
@@ -74,10 +77,9 @@ class Curriculum:
     extra_stage: bool = False  # one more stage, in which all steps left are dropped (GSM8k)
     epochs_stage_0: int = 5
     epochs_per_stage: int = 5
-    uniform_prob: float = 0.0  # chance that an example is trained at a random stage, 0 .. its steps
+    uniform_prob: float = 0.0  # chance to train an example at a random stage, 0 .. its steps
     icot_tokens: int = 8  # tokens that icot removes each epoch
     icot_all_beyond: int = 39  # once it would remove more than this, it removes all
-    icot_smoothing: float = 4.0  # icot removes o more with a chance ~ exp(-icot_smoothing * o)
 
 
 def last_stage(c):
@@ -93,7 +95,7 @@ def last_stage(c):
 
 
 def stage_at(epoch, c):
-    """The stage of an epoch, both counted from 0; for icot each epoch is one. Paper section 3."""
+    """The stage of an epoch, both counted from 0. icot begins one each epoch. Paper section 3."""
     steps = METHODS[c.method].steps
     if steps == "all":
         return last_stage(c)
@@ -104,7 +106,7 @@ def stage_at(epoch, c):
 
 
 def n_thoughts(stage, c):
-    """How many thoughts (or pauses) a sequence has at this stage, also if its chain is shorter."""
+    """How many thoughts (or pauses) every sequence has at this stage, even with fewer steps."""
     return min(stage, c.max_latent_stage) * c.c_thought if METHODS[c.method].fill else 0
 
 
@@ -123,7 +125,7 @@ def steps_left(steps, stage, c, rng=None):
         if removed > c.icot_all_beyond:
             return []
         if rng and stage:  # removal smoothing: floor(Exp(rate)) is o with chance ~ exp(-rate * o)
-            removed += int(rng.expovariate(c.icot_smoothing))
+            removed += int(rng.expovariate(ICOT_SMOOTHING))
         return [token for step in steps for token in step][removed:]
     if stage > c.max_latent_stage:
         return []

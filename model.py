@@ -13,22 +13,25 @@ The first thought is the hidden state at <|bot|>, taken after the final layer no
 it gets a position embedding. K thoughts take K + 1 forward passes, which share one cache of keys
 and values: one over the question, then one for each thought; the last runs on to the row's end.
 
-Dims: B rows of a batch, T columns, C n_embd, V vocabulary, K thoughts.
+Dims: B rows of a batch, T columns, C = n_embd, V vocabulary, K thoughts.
 
 References: the paper, section 3. OpenAI's GPT-2, github.com/openai/gpt-2, whose parameter names are
 kept. The official code, github.com/facebookresearch/coconut: coconut.py computes the same function;
-here one mask replaces its lists of vectors, and generation is batched and cached.
+here one torch.where puts a thought into all rows, and generation is batched and cached.
 """
 import json
 import os
 import re
+import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from files import download, read_torch
+# --------------------------------------------------------------------------------------------------
+# GPT-2
 
 
 @dataclass
@@ -51,22 +54,30 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x, mask, past):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B, n_head, T, head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B, n_head, T, C / n_head)
         dropout = self.dropout if self.training else 0.0
         if past is None:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
             present = [(k, v)]
-        else:  # columns before these: the first pass's, many, are read in place; the few since grow
-            (k0, v0), *since = past
-            if since:
-                k, v = torch.cat([since[0][0], k], dim=2), torch.cat([since[0][1], v], dim=2)
-            scores = torch.cat([q @ k0.mT, q @ k.mT], dim=3) * q.size(3) ** -0.5
-            p = scores.masked_fill(~mask, -torch.inf).softmax(dim=3)  # (B, n_head, T, all columns)
-            p0, p = F.dropout(p, dropout).split([k0.size(2), k.size(2)], dim=3)
-            y = p0 @ v0 + p @ v
-            present = [(k0, v0), (k, v)]
+        else:
+            y, present = attend_with_cache(q, k, v, mask, past, dropout)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.c_proj(y), present
+
+
+def attend_with_cache(q, k, v, mask, past, dropout):
+    """Attention of new columns, q, k, v (B, n_head, T, C / n_head), to all; and the grown cache.
+
+    The cache has two parts, so that no thought copies the question: the keys and values of the
+    first pass, which stay as they are, and those of all later ones, which are few, joined by `cat`.
+    """
+    (k_first, v_first), *later = past
+    for k_later, v_later in later:  # none in the second pass, then one pair
+        k, v = torch.cat([k_later, k], dim=2), torch.cat([v_later, v], dim=2)
+    scores = torch.cat([q @ k_first.mT, q @ k.mT], dim=3) * q.size(3) ** -0.5
+    p = scores.masked_fill(~mask, -torch.inf).softmax(dim=3)  # (B, n_head, T, all columns)
+    p_first, p_later = F.dropout(p, dropout).split([k_first.size(2), k.size(2)], dim=3)
+    return p_first @ v_first + p_later @ v, [(k_first, v_first), (k, v)]
 
 
 class MLP(nn.Module):
@@ -113,34 +124,38 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self):
-        """GPT-2's initialisation, its 0.02 times sqrt(768 / C) at other widths, but for what lets
-        small models learn soon to look things up: a token and a position both start with norm 1,
-        the positions as sinusoids, and the first heads look one, two and three tokens back."""
+        """GPT-2's initialisation of the layers, its 0.02 times sqrt(768 / C) at other widths."""
         C, n_layer = self.config.n_embd, self.config.n_layer
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
-            elif name.endswith("c_proj.weight"):  # what layers add up to in the residual stream
+            elif name.endswith("c_proj.weight"):  # the residual stream sums 2 * n_layer of these
                 nn.init.normal_(p, std=0.02 * (768 / C) ** 0.5 / (2 * n_layer) ** 0.5)
             elif name.startswith("h.") and "ln_" not in name:
                 nn.init.normal_(p, std=0.02 * (768 / C) ** 0.5)
-        nn.init.normal_(self.wte.weight, std=C ** -0.5)
-        frequency = 3 / 10000 ** (torch.arange(0, C, 2) / C)  # of a sine and a cosine each
-        angle = torch.arange(self.config.block_size)[:, None] * frequency
-        waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
-        self.wpe.weight.copy_(waves * (2 / C) ** 0.5)
-        self.look_back(frequency)
+        self.help_small_models()
 
-    def look_back(self, frequency):
-        """Let head 0, 1, 2 of the first layer start by attending 1, 2, 3 tokens back: a key is the
-        waves of its position, a query those of its own turned back by so many positions."""
-        n_head, size = self.config.n_head, self.config.n_embd // self.config.n_head
-        queries, keys, _ = self.h[0].attn.c_attn.weight.view(3, n_head, size, -1)
+    def help_small_models(self):
+        """A start from which a small model soon learns to look at earlier tokens. This is neither
+        GPT-2's nor Coconut's, and trained weights overwrite it.
+
+        Embeddings of tokens and positions start with norm 1, the positions as sinusoids. Heads 0,
+        1, 2 of the first layer start by attending 1, 2, 3 tokens back: a key holds the waves of its
+        position p, a query those of p - 1, p - 2, p - 3, so that the two match at that distance.
+        """
+        C, n_head = self.config.n_embd, self.config.n_head
+        size = C // n_head  # of a head
+        nn.init.normal_(self.wte.weight, std=C ** -0.5)
+        frequency = 3 / 10000 ** (torch.arange(0, C, 2) / C)  # one for a sine and a cosine
+        angle = torch.arange(self.config.block_size)[:, None] * frequency
+        waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (block_size, C)
+        self.wpe.weight.copy_(waves * (2 / C) ** 0.5)
+        queries, keys, _ = self.h[0].attn.c_attn.weight.view(3, n_head, size, C)
         for head in range(min(3, n_head)):
-            keys[head] = 1.5 * torch.eye(size, self.config.n_embd)  # the fastest waves
-            waves = torch.view_as_complex(keys[head].view(size, -1, 2))
+            keys[head] = 1.5 * torch.eye(size, C)  # reads the fastest waves
+            pairs = torch.view_as_complex(keys[head].view(size, -1, 2))
             turn = torch.polar(torch.ones_like(frequency), -(head + 1) * frequency)
-            queries[head] = torch.view_as_real(waves * turn).flatten(1)
+            queries[head] = torch.view_as_real(pairs * turn).flatten(1)
 
     def embed(self, ids):
         """(B, T) token ids -> (B, T, C) embeddings; positions are added in `forward`."""
@@ -164,8 +179,8 @@ class GPT(nn.Module):
         x = self.drop(x + self.wpe(pos))
         present = []
         for i, block in enumerate(self.h):
-            x, keys_values = block(x, mask, past[i] if past else None)
-            present.append(keys_values)
+            x, keys_and_values = block(x, mask, past[i] if past else None)
+            present.append(keys_and_values)
         return self.ln_f(x), present
 
     @torch.no_grad()
@@ -184,18 +199,21 @@ class GPT(nn.Module):
         """A GPT with trained weights, its sizes read off the tensors.
 
         Takes `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` (downloaded once, to torch.hub's
-        folder), a file like their `pytorch_model.bin`, a folder with one, or a state dict; names
-        with the prefix of GPT2LMHeadModel or of the official Coconut will do. n_head is the one
-        size that no tensor shows: it is taken from a config.json beside the file, or else there are
-        64 dimensions a head, as in all four. Raises ValueError for anything else.
+        folder), a file like their `pytorch_model.bin`, a folder with one, or a state dict. n_head
+        cannot be read off the tensors: it comes from a config.json beside the file, or else there
+        are 64 dimensions a head, as in all four. For what is no GPT-2 torch's own error is raised;
+        harness.start.load_gpt2 turns it into a sentence.
         """
-        tensors, config = read_gpt2(name_or_path, n_head)
-        config.dropout = dropout
-        model = cls(config)
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:  # missing, unexpected or misshapen tensors
-            raise ValueError(f"this is not a whole GPT-2: {error}") from None
+        tensors = name_or_path
+        if not isinstance(tensors, dict):
+            path = weights_file(name_or_path)
+            tensors, n_head = load_weights(path), n_head or n_head_beside(path)
+        tensors = our_names(tensors)
+        (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
+        n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
+        n_head = n_head or max(1, n_embd // 64)
+        model = cls(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout))
+        model.load_state_dict(tensors)
         return model
 
 
@@ -211,7 +229,7 @@ def positions_and_mask(real):
     pos = (real.long().cumsum(dim=1) - 1).clamp(min=0)
     causal = torch.ones(T, T, dtype=torch.bool, device=real.device).tril()
     itself = torch.eye(T, dtype=torch.bool, device=real.device)
-    mask = (causal & real[:, None, :]) | itself  # (B, T, T); itself, or padding would see nothing
+    mask = (causal & real[:, None, :]) | itself  # (B, T, T); softmax over nothing would be NaN
     return pos, mask[:, None]
 
 
@@ -220,10 +238,10 @@ def think(model, ids, thought, real, edit=None, return_past=False):
 
     ids (B, T) long; thought (B, T) bool: True where the input is the hidden state of the column
     before, whatever the id; real (B, T) bool: False on padding, left or right. Rows may differ in
-    all of them. edit: to experiment, a function (k, thoughts) of the number of a thought, from 0 at
-    the batch's first, and its value (B, C) in all rows; what it returns takes their place.
-    return_past: return the cache too, to go on from. Raises ValueError for a row longer than
-    block_size. Paper section 3; official coconut.py:43-192.
+    all of them. edit: for experiments, a function (k, thoughts) -> thoughts. k counts the thoughts
+    from 0, thoughts (B, C) holds the k-th of every row; a row without one ignores it. return_past:
+    return the cache too, to go on from. Raises ValueError for a row longer than block_size. Paper
+    section 3; official coconut.py:43-192.
     """
     longest = int(real.sum(dim=1).max())
     if longest > model.config.block_size:
@@ -232,21 +250,38 @@ def think(model, ids, thought, real, edit=None, return_past=False):
     pos, mask = positions_and_mask(real)
     x = model.embed(ids)  # (B, T, C)
 
-    # A pass ends before each column that is a thought in some row: its input is not known earlier.
-    # Batches align all rows at their first thought, which makes these K columns.
+    # A column that is a thought in some row starts a chunk: its input is the last output of the
+    # chunk before. Batches align the first thoughts of all rows, so K thoughts make K + 1 chunks:
+    # the question, then a column for each thought; the last runs to the end.
     starts = thought.any(dim=0).nonzero().flatten().tolist()
     hidden, past = [], None
-    for k, (start, end) in enumerate(zip([0, *starts], [*starts, ids.size(1)]), start=-1):
+    for start, end in pairwise([0, *starts, ids.size(1)]):
         chunk = x[:, start:end]
-        if past is not None:
-            value = hidden[-1][:, -1] if edit is None else edit(k, hidden[-1][:, -1])  # (B, C)
-            is_thought = thought[:, start, None]  # (B, 1): the other rows keep their token
+        if start > 0:
+            value = hidden[-1][:, -1]  # (B, C) the state of the column before
+            if edit is not None:
+                value = edit(len(hidden) - 1, value)
+            is_thought = thought[:, start, None]  # (B, 1) the other rows keep their token
             first = torch.where(is_thought, value, chunk[:, 0])
             chunk = torch.cat([first[:, None], chunk[:, 1:]], dim=1)
         out, past = model(chunk, pos[:, start:end], mask[:, :, start:end, :end], past)
         hidden.append(out)
     hidden = torch.cat(hidden, dim=1)  # (B, T, C)
     return (hidden, past) if return_past else hidden
+
+
+def supervised_loss(model, hidden, targets):
+    """Cross-entropy in nats, summed over the supervised tokens.
+
+    hidden (B, T, C) as `think` returns it; targets (B, T) long: in each column its own token, or a
+    negative number where nothing is learned. The state of a column predicts the token of the next,
+    so the two are shifted by one. The head runs only on columns that predict a supervised token:
+    over most of a sequence no logits are ever computed.
+    """
+    hidden, targets = hidden[:, :-1], targets[:, 1:]
+    supervised = targets >= 0
+    logits = model.lm_head(hidden[supervised])  # (supervised tokens, V)
+    return F.cross_entropy(logits, targets[supervised], reduction="sum")
 
 
 @torch.no_grad()
@@ -264,7 +299,7 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
     hidden = hidden[torch.arange(B, device=ids.device), last_column]  # (B, C)
     pos = real.sum(dim=1)  # (B,) the position of each row's next token
     last_pos = model.config.block_size - 1
-    room = (last_pos + 2 - pos).clamp(max=max_new_tokens)  # (B,) the last one needs no position
+    room = (last_pos + 2 - pos).clamp(max=max_new_tokens)  # (B,) the last is never fed back
 
     new = ids.new_full((B, max_new_tokens), end_id)
     alive = torch.arange(B, device=ids.device)  # the rows that are still computed
@@ -274,7 +309,7 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
         writing = (new[alive] != end_id)[:, :n + 1].all(dim=1) & (n + 1 < room[alive])
         if not writing.any():
             break
-        if 2 * writing.sum() <= len(alive):  # the others leave; not one by one, as it takes a copy
+        if 2 * writing.sum() <= len(alive):  # drop the finished, if half are: it copies the cache
             alive, token, pos, real = (rows[writing] for rows in (alive, token, pos, real))
             past = [[(k[writing], v[writing]) for k, v in layer] for layer in past]
         real = F.pad(real, (0, 1), value=True)
@@ -293,55 +328,47 @@ GPT2_SHA256 = {"gpt2": "7c5d3f4b8b76583b422fcb9189ad6c89d5d97a094541ce8932dce3ec
                "gpt2-medium": None, "gpt2-large": None, "gpt2-xl": None}  # None: not known to us
 
 
-def read_gpt2(source, n_head=None):
-    """(tensors under our names, GPTConfig) of what GPT.from_pretrained takes."""
-    if isinstance(source, dict):
-        tensors, source = source, "the state dict"
-    else:
-        path = locate_gpt2(source)
-        tensors, config_file = read_torch(path), os.path.join(os.path.dirname(path), "config.json")
-        if n_head is None and os.path.exists(config_file):
-            with open(config_file) as file:
-                n_head = json.load(file).get("n_head")
-        if not isinstance(tensors, dict):
-            raise ValueError(f"{source} holds no GPT-2 but a {type(tensors).__name__}")
-    # Strip what wrappers prepend: GPT2LMHeadModel, the official Coconut, DDP, torch.compile. Leave
-    # out the causal masks that were saved as `attn.bias`, and Coconut's second name for `wte`.
+def our_names(tensors):
+    """The tensors of OpenAI's file under our names and in our layout; other wrappers' prefixes, of
+    GPT2LMHeadModel, the official Coconut, DDP and torch.compile, are taken off."""
     prefix = re.compile(r"^(module\.|_orig_mod\.|base_causallm\.|transformer\.)*")
-    unused = re.compile(r"\.attn\.(masked_)?bias$|^embedding\.weight$")
-    tensors = {prefix.sub("", str(name)): tensor for name, tensor in tensors.items()}
+    unused = re.compile(r"\.attn\.(masked_)?bias$|^embedding\.weight$")  # masks; wte once more
+    tensors = {prefix.sub("", name): tensor for name, tensor in tensors.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not unused.search(name)}
-    for name in ("wte.weight", "wpe.weight"):
-        if not torch.is_tensor(tensors.get(name)) or tensors[name].dim() != 2:
-            raise ValueError(f"{source} holds no GPT-2: it has no matrix {name}")
-    for name, tensor in tensors.items():
-        if re.search(r"c_(attn|proj|fc)\.weight$", name) and tensor.dim() == 2:
-            tensors[name] = tensor.t()  # OpenAI's Conv1D keeps (in, out), nn.Linear (out, in)
+    conv1d = re.compile(r"c_(attn|proj|fc)\.weight$")  # keeps (in, out), nn.Linear (out, in)
+    tensors = {name: tensor.t() if conv1d.search(name) else tensor
+               for name, tensor in tensors.items()}
     head = tensors.setdefault("lm_head.weight", tensors["wte.weight"])
     if not torch.equal(head, tensors["wte.weight"]):
-        raise ValueError(f"{source} is no GPT-2: its lm_head.weight is not tied to wte.weight")
-    (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
-    n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
-    n_head = n_head or max(1, n_embd // 64)
-    if n_embd % n_head:
-        raise ValueError(f"{source}: its width {n_embd} cannot be divided among {n_head} heads")
-    return tensors, GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd)
+        raise ValueError("lm_head.weight is not tied to wte.weight, as it is in GPT-2")
+    return tensors
 
 
-def locate_gpt2(name_or_path):
-    """The path of a local file or folder's file, or of a released one, fetched on first use."""
-    if os.path.isdir(name_or_path):
-        name_or_path = os.path.join(name_or_path, "pytorch_model.bin")
-    if os.path.exists(name_or_path):
-        return name_or_path
-    if name_or_path not in GPT2_SHA256:
-        raise ValueError(f"no weights at {name_or_path}: name a file, or {', '.join(GPT2_SHA256)}")
+def load_weights(path):
+    """The state dict in a file, on the CPU; no code of the file is run."""
+    mmap = zipfile.is_zipfile(path)  # the format since torch 1.6, which need not be held twice
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def n_head_beside(path):
+    """n_head in the config.json beside a file, if there is one."""
+    config_file = os.path.join(os.path.dirname(path), "config.json")
+    if os.path.exists(config_file):
+        with open(config_file) as file:
+            return json.load(file).get("n_head")
+
+
+def weights_file(name_or_path):
+    """The path of a local file, of a folder's, or of a released one, downloaded on first use."""
+    if name_or_path not in GPT2_SHA256 or os.path.exists(name_or_path):
+        is_folder = os.path.isdir(name_or_path)
+        return os.path.join(name_or_path, "pytorch_model.bin") if is_folder else name_or_path
     path = os.path.join(torch.hub.get_dir(), "checkpoints", f"{name_or_path}.bin")
     if not os.path.exists(path):
-        url = GPT2_URL.format(name_or_path)
-        try:
-            download(url, path, GPT2_SHA256[name_or_path])
-        except OSError as error:
-            raise ValueError(f"could not download {url} ({error}): fetch it where there is a "
-                             "network, and give the file's path instead of the name") from None
+        part = path + ".part"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        torch.hub.download_url_to_file(GPT2_URL.format(name_or_path), part,
+                                       GPT2_SHA256[name_or_path])
+        load_weights(part)  # fails if the connection broke
+        os.replace(part, path)
     return path

@@ -14,17 +14,119 @@ import os
 import sys
 import time
 
-from curriculum import METHODS, n_thoughts, prompt
-from data import encode_question, gpt2_encoding, is_correct, markers_of
-from evaluate import answers
-from model import GPT
-from runs import load_run, pick_device, tested_problems
-from settings import Settings
-from thoughts import nearest_tokens, thoughts_after
+import torch
+import torch.nn.functional as F
+
+from curriculum import METHODS, build, n_thoughts, prompt
+from data import collate, count_learned, encode, encode_question, end_of, markers_of
+from harness.ranks import share, total
+from harness.settings import Settings
+from harness.start import load_gpt2, load_run, pick_device, tested_problems
+from model import generate, supervised_loss, think
+from tasks.record import is_correct
 
 OWN = "out/prontoqa-coconut/ckpt.pt"
 SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "prosqa.pt")
 
+# --------------------------------------------------------------------------------------------------
+# Answers
+
+def collate_prompts(model, prompts, enc):
+    """ids, thought, real (B, T), as for `think`, of prompts (lists of ids)."""
+    sequences = [(ids, ids) for ids in prompts]  # nothing is learned: any targets will do
+    ids, _, thought, real = collate(sequences, markers_of(enc).thought, model.wte.weight.device)
+    return ids, thought, real
+
+
+def answers(model, prompts, enc, max_new_tokens, edit=None):
+    """What the model writes after each prompt (a list of ids): texts, and lengths in tokens."""
+    batch = collate_prompts(model, prompts, enc)
+    rows = generate(model, *batch, max_new_tokens, end_of(enc), edit)
+    return [enc.decode(row) for row in rows], [len(row) for row in rows]
+
+
+def prompts_of(examples, k, c, enc):
+    """What the model is given of each Example of text, with k thoughts: lists of ids."""
+    return [prompt(encode_question(example.question, enc), k, c, markers_of(enc))
+            for example in examples]
+
+
+@torch.no_grad()
+def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=None):
+    """What the model writes after each prompt, greedily: [(text, length in tokens), ..].
+
+    edit_of: from the indices of the prompts in a batch to an `edit` of their thoughts, see think.
+    """
+    model.eval()
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
+    written = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start:start + batch_size]
+        edit = edit_of(rows) if edit_of else None
+        texts, lengths = answers(model, [prompts[i] for i in rows], enc, max_new_tokens, edit)
+        written |= zip(rows, zip(texts, lengths))
+    return [written[i] for i in range(len(prompts))]
+
+
+@torch.no_grad()
+def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
+    """{loss, accuracy, tokens, seconds, n} of Examples of text at a stage of Curriculum c.
+
+    loss: nats per supervised token. tokens: written ones plus thoughts, per problem, as in the
+    paper's Table 1, without markers, pauses and end token. seconds: of writing, per problem.
+    Official run.py:440-480, there one problem at a time.
+    """
+    model.eval()
+    n, marks = len(examples), markers_of(enc)
+    examples = share(sorted(examples, key=lambda example: len(example.question)))
+    nats = learned = 0
+    for i in range(0, len(examples), batch_size):
+        sequences = [build(encode(e, enc), stage, c, marks) for e in examples[i:i + batch_size]]
+        nats += batch_loss(model, sequences, marks.thought).item()
+        learned += count_learned(sequences)
+
+    began = time.perf_counter()
+    prompts = prompts_of(examples, n_thoughts(stage, c), c, enc)
+    written = written_answers(model, prompts, enc, batch_size, max_new_tokens)
+    seconds = time.perf_counter() - began
+    correct = sum(is_correct(text, e.answer) for (text, _), e in zip(written, examples))
+    tokens = sum(length for _, length in written)
+    if METHODS[c.method].fill == "thought":
+        tokens += n_thoughts(stage, c) * len(examples)
+    nats, learned, correct, tokens, seconds = total([nats, learned, correct, tokens, seconds],
+                                                    model.wte.weight.device)
+    return {"loss": nats / learned, "accuracy": correct / n, "tokens": tokens / n,
+            "seconds": seconds / n, "n": n}
+
+
+def batch_loss(model, sequences, thought_id):
+    """The loss of [(ids, targets), ..] in nats, summed over the supervised tokens."""
+    ids, targets, thought, real = collate(sequences, thought_id, model.wte.weight.device)
+    return supervised_loss(model, think(model, ids, thought, real), targets)
+
+
+# --------------------------------------------------------------------------------------------------
+# Thoughts
+
+@torch.no_grad()
+def thoughts_after(model, prompts, enc):
+    """(prompts, k, C): the thoughts of prompts that have k each; k may be 0."""
+    ids, thought, real = collate_prompts(model, prompts, enc)
+    before = F.pad(thought, (0, 1))[:, 1:]  # a thought is the state of the column before
+    k = int(thought.sum()) // len(prompts)
+    return think(model, ids, thought, real)[before].view(len(prompts), k, model.config.n_embd)
+
+
+@torch.no_grad()
+def nearest_tokens(model, thoughts, enc, top):
+    """[[(token, probability), ..], ..]: for each of the thoughts (k, C) its `top` tokens."""
+    best = model.lm_head(thoughts).softmax(dim=-1).topk(top)  # (k, top)
+    return [[(enc.decode([token]), p) for token, p in zip(tokens, probabilities)]
+            for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist())]
+
+
+# --------------------------------------------------------------------------------------------------
+# The command line
 
 def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     """Print a question, its k thoughts, what the model writes and whether that is the answer."""
@@ -79,15 +181,14 @@ def ask_checkpoint(args):
             ask(model, enc, c, question, *options)
 
 
-def complete_text(args):
+def continue_text(args):
     """Go on with --question as plain text, by a GPT-2 that knows no thoughts."""
     if not args.question or args.n_thoughts is not None:
         raise ValueError("--init needs a --question, the text to go on with, and has no thoughts")
-    enc = gpt2_encoding()
-    model = GPT.from_pretrained(args.init).to(pick_device(args.device)).eval()
-    ids = enc.encode_ordinary(args.question)
+    model, enc = load_gpt2(args.init)
+    model = model.to(pick_device(args.device)).eval()
     most = 100 if args.max_new_tokens is None else args.max_new_tokens
-    (text,), _ = answers(model, [ids], enc, most)
+    (text,), _ = answers(model, [enc.encode_ordinary(args.question)], enc, most)
     print(args.question + text)
 
 
@@ -111,7 +212,7 @@ def main(argv=None):
     add("--device", default="auto", help="auto, cpu, cuda, mps .. (default: %(default)s)")
     args = parser.parse_args(argv)
     try:
-        (complete_text if args.init else ask_checkpoint)(args)
+        (continue_text if args.init else ask_checkpoint)(args)
     except ValueError as error:
         raise SystemExit(f"sample.py: {error}")
     except KeyboardInterrupt:

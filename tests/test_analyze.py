@@ -6,16 +6,17 @@ from dataclasses import asdict
 import pytest
 import torch
 
-import analyze
-import runs
+from analysis import __main__ as analyze
+from analysis.runs import read_metrics
 import train as training
 from conftest import ROOT
-from data import Example, load_splits, read_examples
-from evaluate import evaluate
-from runs import load_run
-from settings import Settings, complete, label
-from shortcuts import gsm8k_guesses, prontoqa_guesses, prosqa_guesses, shortcut_accuracy
-from tasks import problems
+from harness.settings import Settings, complete, label
+from harness import start
+from harness.start import load_run
+from sample import evaluate
+from tasks import gsm8k, prontoqa, prosqa
+from tasks.common import load_splits, problems, read_examples, shortcut_accuracy
+from tasks.record import Example
 from test_tasks import check_prontoqa
 
 LOGS = sorted(map(str, (ROOT / "results").glob("*.jsonl")))
@@ -35,7 +36,7 @@ def test_a_prosqa_rule_bets_on_the_wrong_option():
     question = ("Tom is a terpus. Every terpus is a lempus. Rex is a scrompus. Every terpus is a "
                 "rorpus. Every rorpus is a scrompus. Is Tom a lempus or scrompus?")
     tom, rex = "Tom is a lempus.", "Tom is a scrompus."
-    assert prosqa_guesses(question) == {
+    assert prosqa.guesses(question) == {
         "first option": tom, "fewer mentions": tom, "first mentioned later": rex,
         "not within 2 hops of anybody": None, "farther from its nearest entity": tom,
         "more ancestors": rex}
@@ -44,14 +45,14 @@ def test_a_prosqa_rule_bets_on_the_wrong_option():
 def test_a_prontoqa_rule_bets_on_the_wrong_answer():
     question = ("Vumpuses are not wooden. Each gorpus is a vumpus. Every impus is wooden. Sally is "
                 "a gorpus. True or false: Sally is wooden.")
-    assert list(prontoqa_guesses(question).values()) == ["True", "False", "True", "False"]
+    assert list(prontoqa.guesses(question).values()) == ["True", "False", "True", "False"]
     swapped = question.replace("is wooden.", "is not wooden.", 2).replace("are not", "are")
-    assert list(prontoqa_guesses(swapped).values()) == ["False", "False", "True", "False"]
+    assert list(prontoqa.guesses(swapped).values()) == ["False", "False", "True", "False"]
 
 
 def test_an_arithmetic_rule_misses_a_number():
     question = "Ivy has 30 cards. Ivy buys two boxes with 4 cards in each box. How many?"
-    assert list(gsm8k_guesses(question).values()) == ["4", "30", "36", "240", "120", "26"]
+    assert list(gsm8k.guesses(question).values()) == ["4", "30", "36", "240", "120", "26"]
 
 
 def test_a_rule_without_an_opinion_counts_as_right_or_wrong():
@@ -65,12 +66,12 @@ def test_a_rule_without_an_opinion_counts_as_right_or_wrong():
 def test_the_last_hops_of_a_problem_are_no_sound_problem(hops):
     for r in problems("prontoqa", 50, 0, hops=5):
         example = Example(r["question"], r["steps"], r["answer"])
-        check_prontoqa(analyze.last_hops(example, hops)._asdict(), hops)
+        check_prontoqa(prontoqa.last_hops(example, hops)._asdict(), hops)
 
 
 def test_the_last_hops_of_the_generators_own_problems_are_no_sound_problem(real_data):
     for example in read_examples(real_data / "prontoqa_5hop_raw.json"):
-        check_prontoqa(analyze.last_hops(example, 2)._asdict(), hops=2)
+        check_prontoqa(prontoqa.last_hops(example, 2)._asdict(), hops=2)
 
 
 def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
@@ -92,7 +93,7 @@ def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
 
 @pytest.mark.parametrize("given, text", [
     ({}, "coconut"),
-    ({"hops": 5, "wording": "mixed"}, "coconut --hops 5 --wording mixed"),  # and all that follows
+    ({"hops": 5, "wording": "official"}, "coconut --hops 5 --wording official"),
     ({"steps": "sentences", "eot": True}, "coconut --eot --steps sentences"),
     ({"method": "cot", "max_steps": 20}, "cot --max_steps 20"),
     ({"init": "gpt2"}, "coconut --init gpt2"),
@@ -126,7 +127,7 @@ def test_problems_in_other_words_than_the_tasks_end_in_a_traceback(tiny_run, tmp
     for command in ("accuracy", "intervene"):
         analyze.main([command, str(tiny_run), "--data", str(tmp_path / "own.json")])
         out = capsys.readouterr().out
-        assert "5 problems" in out and out.count("no rule of shortcuts.py applies") == 1
+        assert "5 problems" in out and out.count("no rule applies") == 1
 
 
 def test_a_run_is_tested_on_no_or_few_problems_of_another_source(tmp_path):
@@ -136,9 +137,9 @@ def test_a_run_is_tested_on_no_or_few_problems_of_another_source(tmp_path):
         (folder / f"{split}.json").write_text(json.dumps(problems("prosqa", n, 0, split, nodes=8)))
     generated, files = (complete({"task": "prosqa"} | more)
                         for more in ({"n_test": 3}, {"data": str(folder)}))
-    assert [len(runs.tested_problems(s)) for s in (generated, files)] == [3, 7]
-    assert len(runs.tested_problems(generated, str(folder))) == 7
-    assert len(runs.tested_problems(files, "balanced")) == 500
+    assert [len(start.tested_problems(s)) for s in (generated, files)] == [3, 7]
+    assert len(start.tested_problems(generated, str(folder))) == 7
+    assert len(start.tested_problems(files, "balanced")) == 500
 
 
 def test_a_chain_of_names_is_cut_as_if_it_were_sentences(tiny_run):
@@ -148,7 +149,7 @@ def test_a_chain_of_names_is_cut_as_if_it_were_sentences(tiny_run):
 
 def test_the_run_is_tested_on_other_problems_the_second_time(tiny_run, capsys):
     analyze.main(["accuracy", str(tiny_run), "--data", "generated"])
-    result = analyze.read_metrics(str(tiny_run))[2]
+    result = read_metrics(str(tiny_run))[2]
     assert f"{result['test_accuracy']:.1%} of 6 problems" in capsys.readouterr().out
 
 
@@ -189,7 +190,7 @@ def test_the_curves_are_not_drawn(tmp_path):
 
 def test_a_missing_matplotlib_ends_in_a_traceback(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SystemExit, match="analyze.py: .*pip install matplotlib"):
+    with pytest.raises(SystemExit, match="analysis: .*pip install matplotlib"):
         analyze.main(["curve", *LOGS, "--out", str(tmp_path / "curve.png")])
 
 
@@ -197,5 +198,5 @@ def test_a_missing_matplotlib_ends_in_a_traceback(monkeypatch, tmp_path):
                                      "accuracy {} --data generated"])
 def test_a_file_that_is_no_run_ends_in_a_traceback(tmp_path, command):
     (tmp_path / "x").write_text("not a run")
-    with pytest.raises(SystemExit, match="analyze.py: .*(is no metrics.jsonl|cannot read)"):
+    with pytest.raises(SystemExit, match="analysis: .*(is no metrics.jsonl|cannot read)"):
         analyze.main(command.format(tmp_path / "x").split())

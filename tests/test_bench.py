@@ -1,10 +1,8 @@
-"""The three ways that bench.py times compute one and the same, and its tables are complete."""
-import json
-
+"""The three ways that analysis.bench times compute one and the same; its tables are complete."""
 import pytest
 import torch
 
-import bench
+from analysis import bench
 from conftest import ROOT, tiny_gpt
 from model import think
 from test_model import aligned, pad, random_rows
@@ -35,24 +33,13 @@ def test_the_table_lacks_a_stage_or_a_way(capsys, extra, stages):
     assert "nan" not in "".join(rows) and last.startswith("evaluation: ")
 
 
-def test_the_numbers_for_programs_are_not_json_or_not_positive(capsys):
-    bench.main([*SMALL, "--json", "--no-memory", "--ways", "ours", "floor", "--stages", "2"])
-    result = json.loads(capsys.readouterr().out)
-    assert [line["thoughts"] for line in result["steps"]] == [2]
-    for line in result["steps"]:
-        assert min(line[name] for name in ("floor_ms", "ours_ms", "ours_to_floor", "gflops",
-                                           "tokens_per_s")) > 0
-        assert "slow_ms" not in line
-    assert min(result["evaluation"].values()) > 0
+def test_a_number_of_the_table_is_not_positive():
+    argv = [*SMALL, "--no-memory", "--stages", "2"]
+    line, = bench.measure_steps(bench.parse(argv), argv)
+    assert line["thoughts"] == 2 and min(line.values()) > 0
+    assert min(bench.measure_evaluation(bench.parse(argv)).values()) > 0
 
 
-def test_a_slope_is_not_that_of_a_power():
-    assert bench.slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
-
-
-@pytest.mark.parametrize("options, message", [
-    (["--data", str(ROOT / "LICENSE")], "holds no problems"),
-    (["--ways", "floor"], "--ways must name ours")])
-def test_a_mistake_ends_in_a_traceback(options, message):
-    with pytest.raises(SystemExit, match=f"bench.py: .*{message}"):
-        bench.main([*SMALL, *options])
+def test_a_mistake_ends_in_a_traceback():
+    with pytest.raises(SystemExit, match="bench: .*holds no problems"):
+        bench.main([*SMALL, "--data", str(ROOT / "LICENSE")])

@@ -34,7 +34,7 @@ def test_the_picture_of_the_stages_is_not_what_build_returns():
 
 
 def test_the_picture_of_the_methods_is_not_what_build_returns():
-    methods_part = curriculum.__doc__.split("At stage 2 of 3")[1]
+    methods_part = curriculum.__doc__.split("In the epoch of stage 2 of 3")[1]
     picture = dict(re.findall(r"    (\w+) +(Q .*)\n", methods_part))
     assert picture.keys() == METHODS.keys()
     for method, text in picture.items():
@@ -114,7 +114,7 @@ def test_stage_mixing_draws_unevenly_or_without_its_seed():
 
 
 def test_icot_removes_other_tokens_than_deng_et_al():
-    c = Curriculum("icot", epochs_stage_0=2, icot_tokens=8, icot_all_beyond=39, icot_smoothing=4.0)
+    c = Curriculum("icot", epochs_stage_0=2, icot_tokens=8, icot_all_beyond=39)
     steps = [list(range(30)), list(range(30, 60))]
     example = SimpleNamespace(question=["Q"], steps=steps, answer=["A"])
     left = [len(build(example, stage_at(epoch, c), c, MARKERS)[0]) - 2 for epoch in range(9)]

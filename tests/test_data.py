@@ -8,9 +8,10 @@ import tiktoken
 import torch
 
 from curriculum import NO_LOSS
-from data import (END, SPECIAL, Example, batches, collate, encode, encoding_state, gpt2_encoding,
-                  is_correct, load_splits, main, markers_of, read_examples, text_of, word_encoding)
-from tasks import problems
+from data import (END, SPECIAL, batches, collate, encode, encoding_state, end_of, gpt2_encoding,
+                  main, markers_of, text_of, word_encoding)
+from tasks.common import load_splits, problems, read_examples
+from tasks.record import Example, is_correct
 
 RECORD = {"question": "Tom is a terpus. Is Tom a lempus or scrompus?", "answer": "Tom is a lempus.",
           "steps": ["Tom is a terpus.", "Every terpus is a lempus."]}
@@ -126,7 +127,7 @@ def test_text_that_spells_a_special_token_becomes_one():
     ids = encode(example, enc)
     special = {enc._special_tokens[name] for name in [*SPECIAL, END]}
     assert not special & {*ids.question, *sum(ids.steps, []), *ids.answer[:-1]}
-    assert ids.answer[-1] == enc.eot_token
+    assert ids.answer[-1] == end_of(enc)
 
 
 @pytest.mark.parametrize("name", ["words", "gpt2"])
@@ -144,7 +145,7 @@ def test_pieces_tokenize_otherwise_than_the_whole_text(name, request):
 
 def test_new_tokens_stand_elsewhere_than_in_the_official_coconut(needs_gpt2_vocabulary):
     assert markers_of(gpt2_encoding()) == (50257, 50258, 50259, 50260)
-    assert gpt2_encoding().eot_token == 50256
+    assert end_of(gpt2_encoding()) == 50256
 
 
 def test_an_encoding_changes_in_its_checkpoint(tmp_path):

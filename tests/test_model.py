@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from conftest import tiny_gpt
+from harness.start import load_gpt2
 from model import GPT, GPTConfig, generate, think
 
 
@@ -303,14 +304,18 @@ def test_new_rows_of_the_vocabulary_are_no_copies_or_lose_the_head():
 
 @pytest.mark.parametrize("break_it, message", [
     (lambda w: w.pop("wpe.weight"), "has no matrix wpe.weight"),
-    (lambda w: w.pop("h.1.ln_2.bias"), "not a whole GPT-2.*h.1.ln_2.bias"),
+    (lambda w: w.update({"wpe.weight": 5}), "holds no whole GPT-2"),
+    (lambda w: w.pop("h.1.ln_2.bias"), "no whole GPT-2.*h.1.ln_2.bias"),
     (lambda w: w.update({"lm_head.weight": w["wte.weight"] + 1}), "not tied"),
 ])
-def test_a_state_dict_that_is_no_gpt2_is_loaded_or_refused_unclearly(break_it, message):
+def test_a_state_dict_that_is_no_gpt2_is_loaded_or_refused_unclearly(tmp_path, break_it, message):
     w = released_file()
     break_it(w)
-    with pytest.raises(ValueError, match=f"(?s){message}"):
+    with pytest.raises((KeyError, AttributeError, TypeError, RuntimeError, ValueError)):
         GPT.from_pretrained(w)
+    torch.save(w, tmp_path / "weights.bin")
+    with pytest.raises(ValueError, match=f"(?s)weights.bin.*{message}"):
+        load_gpt2(str(tmp_path / "weights.bin"))
 
 
 def test_a_file_without_weights_is_loaded_or_its_code_is_run(tmp_path):
@@ -324,5 +329,7 @@ def test_a_file_without_weights_is_loaded_or_its_code_is_run(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "tensor.bin")
     for name in ("evil.bin", "text.bin", "empty.bin", "tensor.bin", "absent.bin"):
         with pytest.raises(ValueError, match=name):
+            load_gpt2(str(tmp_path / name))
+        with pytest.raises(Exception):
             GPT.from_pretrained(str(tmp_path / name))
     assert not (tmp_path / "ran").exists(), "a checkpoint ran code"

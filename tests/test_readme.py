@@ -7,19 +7,24 @@ import pytest
 import curriculum
 from conftest import ROOT
 from curriculum import METHODS
-from settings import complete, parse
+from harness.settings import complete, parse
 
 README = (ROOT / "README.md").read_text()
-TABLE = dict(re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", README, flags=re.M))
+TABLE = dict(re.findall(r"^\| `(\w+(?:\.py|/))` \| (\d+) \|", README, flags=re.M))
 
 
 def test_the_table_of_files_lacks_a_file_or_miscounts_its_lines():
-    files = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("*.py")}
+    def lines(paths):
+        return sum(len(path.read_text().splitlines()) for path in paths)
+
+    files = {path.name: lines([path]) for path in ROOT.glob("*.py")}
+    wings = {f"{path.parent.name}/" for path in ROOT.glob("*/*.py")} - {"tests/"}
+    files |= {wing: lines((ROOT / wing).glob("*.py")) for wing in wings}
     assert {name: int(lines) for name, lines in TABLE.items()} == files
 
 
 def test_a_line_of_code_is_wider_than_100_columns():
-    wide = [f"{path.name}:{number}" for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")]
+    wide = [f"{path.name}:{number}" for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
             for number, line in enumerate(path.read_text().splitlines(), start=1)
             if len(line) > 100]
     assert not wide
@@ -51,8 +56,8 @@ def test_the_readmes_curriculum_differs_from_the_codes():
 
 
 def test_the_readme_names_an_option_that_does_not_exist():
-    from settings import Settings
-    others = "index question n_thoughts ckpt n no-reset_optimizer no-mixed_size help out show " \
-             "rounds scaling nproc_per_node"
+    from harness.settings import Settings
+    others = "index question n_thoughts ckpt n no-reset_optimizer no-grow help out show " \
+             "columns batch_size n_embd rounds nproc_per_node"
     known = set(Settings.__dataclass_fields__) | set(others.split())
     assert set(re.findall(r"--([a-zA-Z][\w-]*)", README)) <= known

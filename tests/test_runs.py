@@ -14,7 +14,7 @@ import torch
 
 import train as training
 from conftest import ROOT
-from runs import Stop
+from harness.keeper import Keeper, Stop
 from test_train import PROSQA, SMALL, STAGES, TINY, lines, weights
 
 KILLS = int(os.environ.get("COCONUT_KILLS", 6))
@@ -176,7 +176,7 @@ def test_a_full_disk_costs_the_earlier_checkpoint_or_gets_a_traceback(tmp_path, 
 
 def test_a_folder_that_is_in_use_or_closed_is_written_to(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(SystemExit, match="is not empty: name another folder by --out_dir"):
+    with pytest.raises(SystemExit, match="is not empty: choose another --out_dir"):
         training.main([*DROPOUT_AND_MIXING, "--out_dir", str(tmp_path)])
     with pytest.raises(SystemExit, match="cannot make the folder .*thesis.tex/run"):
         training.main([*DROPOUT_AND_MIXING, "--out_dir", str(tmp_path / "thesis.tex" / "run")])
@@ -188,18 +188,18 @@ def test_a_folder_that_is_in_use_or_closed_is_written_to(tmp_path):
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 def test_a_run_goes_on_with_numbers_that_are_not_finite(tmp_path, monkeypatch, bad):
-    def bad_at_the_end(model, sequences, thought_id):
+    def bad_at_the_end(model, hidden, targets):
         nonlocal steps
         steps += 1
-        loss = good_loss(model, sequences, thought_id)
+        loss = good_loss(model, hidden, targets)
         if steps == 6 and bad == "loss":
             return loss * torch.nan
         if steps == 6:  # the square root of 0 is finite, its derivative is not
             return loss + (0 * model.wte.weight.sum()).abs().sqrt()
         return loss
 
-    steps, good_loss = -1, training.batch_loss
-    monkeypatch.setattr(training, "batch_loss", bad_at_the_end)
+    steps, good_loss = -1, training.supervised_loss
+    monkeypatch.setattr(training, "supervised_loss", bad_at_the_end)
     with pytest.raises(SystemExit, match="train.py: at step 7 the loss is .*, the gradient's norm "
                                          "nan: try a smaller --learning_rate"):
         training.main([*DROPOUT_AND_MIXING, "--save_every", "0", "--out_dir", str(tmp_path)])
@@ -215,8 +215,8 @@ def resident_kilobytes():
 
 def train_and_measure(out_dir, steps, path):
     """Memory after each epoch, as JSON."""
-    sizes, save_metrics = [], training.save_metrics
-    training.save_metrics = lambda *args: (save_metrics(*args), sizes.append(resident_kilobytes()))
+    sizes, save_metrics = [], Keeper.save_metrics
+    Keeper.save_metrics = lambda *args: (save_metrics(*args), sizes.append(resident_kilobytes()))
     epochs = 20
     silently_train(*PROSQA, *SMALL, *STAGES, "--device", "cpu", "--batch_size", 8, "--n_valid", 10,
                    "--n_test", 10, "--n_train", 8 * steps // epochs, "--epochs", epochs,

@@ -10,13 +10,13 @@ import threading
 import pytest
 import torch
 
-import data
 import train as training
-from data import (END, SPECIAL, Example, encode, load_splits, markers_of, read_examples, text_of,
-                  word_encoding)
-from files import download, read_torch
-from model import GPT
-from runs import load_run
+from data import END, SPECIAL, encode, end_of, markers_of, text_of, word_encoding
+from harness.files import read_torch
+from harness.start import load_gpt2, load_run
+from tasks import prosqa
+from tasks.common import download, load_splits, read_examples
+from tasks.record import Example
 from test_train import PRONTOQA, SMALL, TINY
 
 GOOD = {"question": "Tom is a cat. Is Tom a cat or dog?", "steps": ["Tom is a cat."],
@@ -157,7 +157,7 @@ def test_a_question_that_spells_a_thought_is_given_one(tmp_path, capsys):
                    "--out_dir", str(tmp_path / "out")])
     enc = load_run(tmp_path / "out" / "ckpt.pt")[2]
     ids = encode(Example(text, [text], text), enc)
-    assert not {*markers_of(enc), enc.eot_token} & {*ids.question, *ids.steps[0], *ids.answer[:-1]}
+    assert not {*markers_of(enc), end_of(enc)} & {*ids.question, *ids.steps[0], *ids.answer[:-1]}
     assert "accuracy" in capsys.readouterr().out
 
 
@@ -227,7 +227,7 @@ def good_run(tmp_path_factory):
 def refused(tmp_path, message="ckpt.pt"):
     """tmp_path/ckpt.pt must be refused in a sentence, by all three ways to read it."""
     path = str(tmp_path / "ckpt.pt")
-    for read in (load_run, GPT.from_pretrained):
+    for read in (load_run, load_gpt2):
         with pytest.raises(ValueError, match=message) as error:
             read(path)
         assert "\n" not in str(error.value).replace("\n\t", " ")
@@ -325,7 +325,7 @@ def server():
 def test_a_download_that_broke_off_or_is_another_file_is_kept(tmp_path, server):
     server.pages = {"whole": b"x" * 3_000_000, "broken": b"!" * 3_000_000}
     path = tmp_path / "folder" / "file"
-    with pytest.raises(OSError, match="broke after 1500000 of 3000000 bytes"):
+    with pytest.raises(OSError, match="got only 1500000 out of 3000000 bytes"):
         download(server.url + "broken", path)
     with pytest.raises(ValueError, match="is not the released file: its SHA-256 is"):
         download(server.url + "whole", path, "0" * 64)
@@ -342,10 +342,10 @@ def test_official_data_is_not_fetched_whole_or_taken_from_a_broken_connection(
     monkeypatch.chdir(tmp_path)
     page = json.dumps([GOOD] * 3).encode()
     names = [f"prosqa_{split}.json" for split in ("train", "valid", "test")]
-    monkeypatch.setattr(data, "OFFICIAL", {name: (server.url + name, None) for name in names})
+    monkeypatch.setattr(prosqa, "OFFICIAL", {name: (server.url + name, None) for name in names})
     server.pages = dict.fromkeys(names[:1], page) | {names[1]: b"!" + page}
     options = ["--task", "prosqa", "--data", "official", "--device", "cpu"]
-    with pytest.raises(SystemExit, match="could not download .*prosqa_valid.json .*broke after .*: "
+    with pytest.raises(SystemExit, match="could not download .*prosqa_valid.json .*got only .*: "
                                          "put the file at data/prosqa_valid.json yourself, or use "
                                          "--data generated"):
         training.main(options)
@@ -359,10 +359,10 @@ def test_official_data_is_not_fetched_whole_or_taken_from_a_broken_connection(
 def test_no_network_ends_in_a_traceback(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     nobody = "http://127.0.0.1:9/"  # nobody listens there
-    monkeypatch.setattr(data, "OFFICIAL", {"prosqa_train.json": (nobody, None)})
+    monkeypatch.setattr(prosqa, "OFFICIAL", {"prosqa_train.json": (nobody, None)})
     with pytest.raises(SystemExit, match="could not download .*refused.*--data generated"):
         training.main("--task prosqa --data official --device cpu".split())
     monkeypatch.setattr("model.GPT2_URL", nobody + "{}")
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    with pytest.raises(SystemExit, match="could not download .*give the file's path instead"):
+    with pytest.raises(SystemExit, match="could not download .*give its path instead"):
         training.main(["--init", "gpt2-medium", "--device", "cpu", *FEW])

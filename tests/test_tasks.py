@@ -14,10 +14,9 @@ from statistics import mean, pstdev
 
 import pytest
 
-import tasks
-from shortcuts import prontoqa_guesses, prosqa_guesses
+from tasks import TASKS, common, prontoqa, prosqa
 
-problems = functools.cache(tasks.problems)  # several tests look at the same problems
+problems = functools.cache(common.problems)  # several tests look at the same problems
 
 
 def read(path):
@@ -150,7 +149,7 @@ PROSQA_STATISTICS = {  # the mean over the 800 official problems, and how far of
 def prosqa_shortcuts(record):
     """For rules that ignore who is asked: 1 if right, 0 if wrong, 1/2 on a tie."""
     return {rule: 0.5 if bet is None else float(bet == record["answer"])
-            for rule, bet in prosqa_guesses(record["question"]).items()}
+            for rule, bet in prosqa.guesses(record["question"]).items()}
 
 
 PROSQA_SHORTCUTS = {  # their official accuracies; in balanced problems all must be at chance
@@ -243,7 +242,7 @@ def prontoqa_statistics(record):
                 if quality.endswith(asked_adjective) and low != chain[-1])
     others = [low for low in sign if low not in chain and low != lure]
     quoted = [step.split(". ")[1].rstrip(".") for step in record["steps"][:-1]]
-    bet = prontoqa_guesses(record["question"])["the sign of the concept mentioned more often"]
+    bet = prontoqa.guesses(record["question"])["the sign of the concept mentioned more often"]
     return {
         "answer True": record["answer"] == "True",
         "query negated": query.startswith("not "), "conclusion negated": " not " in conclusion,
@@ -369,7 +368,7 @@ def assert_near(records, statistics, targets, official_n=800):
 
 
 @pytest.mark.parametrize("split, seed", [("train", 101), ("valid", 102), ("test", 103)])
-@pytest.mark.parametrize("task", tasks.SIZES)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_problem_at_official_size_is_unsound(task, split, seed):
     for record in problems(task, 200, seed, split):
         CHECKS[task](record)
@@ -403,7 +402,7 @@ def test_a_prontoqa_proof_of_another_length_is_unsound(hops, balanced):
 
 def test_problems_of_mixed_size_are_unsound_or_lack_the_whole_or_the_easy_ones():
     """They are for training: a model learns to look one rule up before it finds its way."""
-    grown = {"mixed_size": True, "epoch": max(tasks.GROWING_EPOCHS.values())}
+    grown = {"grow": True, "epoch": max(prosqa.GROW_EPOCHS, prontoqa.GROW_EPOCHS)}
     for balanced in (False, True):
         records = problems("prontoqa", 400, 108, balanced=balanced, hops=3, **grown)
         for record in records:
@@ -419,15 +418,15 @@ def test_problems_of_mixed_size_are_unsound_or_lack_the_whole_or_the_easy_ones()
 
 
 def test_prontoqa_of_mixed_size_does_not_grow_from_epoch_to_epoch():
-    epochs = [problems("prontoqa", 200, 109, epoch=epoch, mixed_size=True, hops=3)
-              for epoch in range(tasks.GROWING_EPOCHS["prontoqa"] + 1)]
+    epochs = [problems("prontoqa", 200, 109, epoch=epoch, grow=True, hops=3)
+              for epoch in range(prontoqa.GROW_EPOCHS + 1)]
     lengths = [mean(len(record["question"]) for record in records) for records in epochs]
     assert lengths == sorted(lengths)
     assert {record["question"].count(".") for record in epochs[0]} == {4}, "one bare hop at first"
 
 
 def test_prosqa_does_not_start_from_chains_without_branches():
-    for record in problems("prosqa", 200, 110, epoch=0, mixed_size=True, nodes=12):
+    for record in problems("prosqa", 200, 110, epoch=0, grow=True, nodes=12):
         check_prosqa(record, range(1, 9))
         parents, children = zip(*record["edges"])
         assert len({*parents}) == len(parents) and len({*children}) == len(children)
@@ -468,19 +467,19 @@ def test_an_arithmetic_problem_of_another_size_is_unsound(max_value, most_steps)
 
 def test_the_checkers_accept_an_unsound_problem():
     """A wrong answer, a missing step and a changed number must all be noticed."""
-    prosqa, prontoqa, gsm8k = (problems(task, 1, 109)[0] for task in tasks.SIZES)
-    _, _, _, asked, _, _, distractor = read_prosqa(prosqa)
-    wrong = {"True": "False", "False": "True"}[prontoqa["answer"]]
+    pronto, pros, gsm = (problems(task, 1, 109)[0] for task in TASKS)
+    _, _, _, asked, _, _, distractor = read_prosqa(pros)
+    wrong = {"True": "False", "False": "True"}[pronto["answer"]]
     broken = [
-        (check_prosqa, prosqa | {"answer": f"{asked} is a {distractor}."}),
-        (check_prosqa, prosqa | {"steps": prosqa["steps"][1:]}),
-        (check_prosqa, prosqa | {"question": prosqa["question"].replace(prosqa["steps"][0], "")}),
-        (check_prontoqa, prontoqa | {"answer": wrong}),
-        (check_prontoqa, prontoqa | {"steps": prontoqa["steps"][1:]}),
-        (check_prontoqa, prontoqa | {"steps": prontoqa["steps"][:1] * 5 + prontoqa["steps"][-1:]}),
-        (check_gsm8k, gsm8k | {"answer": gsm8k["answer"] + "0"}),
-        (check_gsm8k, gsm8k | {"steps": gsm8k["steps"][1:]}),
-        (check_gsm8k, gsm8k | {"steps": [s.replace("=", "0=") for s in gsm8k["steps"]]}),
+        (check_prosqa, pros | {"answer": f"{asked} is a {distractor}."}),
+        (check_prosqa, pros | {"steps": pros["steps"][1:]}),
+        (check_prosqa, pros | {"question": pros["question"].replace(pros["steps"][0], "")}),
+        (check_prontoqa, pronto | {"answer": wrong}),
+        (check_prontoqa, pronto | {"steps": pronto["steps"][1:]}),
+        (check_prontoqa, pronto | {"steps": pronto["steps"][:1] * 5 + pronto["steps"][-1:]}),
+        (check_gsm8k, gsm | {"answer": gsm["answer"] + "0"}),
+        (check_gsm8k, gsm | {"steps": gsm["steps"][1:]}),
+        (check_gsm8k, gsm | {"steps": [s.replace("=", "0=") for s in gsm["steps"]]}),
     ]
     for check, record in broken:
         with pytest.raises((AssertionError, AttributeError, StopIteration, KeyError, TypeError)):
@@ -533,11 +532,11 @@ def test_the_checkers_refuse_the_official_prontoqa_problems(real_data):
     ("prontoqa", False, 2572725072), ("prontoqa", True, 2958215202)])
 def test_equal_seeds_give_other_problems_in_another_process(task, balanced, checksum):
     """The pinned numbers stand for every process, machine and Python version."""
-    records = tasks.problems(task, 5, 0, balanced=balanced)
+    records = common.problems(task, 5, 0, balanced=balanced)
     assert zlib.crc32(json.dumps(records).encode()) == checksum
 
 
-@pytest.mark.parametrize("task", tasks.SIZES)
+@pytest.mark.parametrize("task", TASKS)
 def test_seeds_epochs_or_splits_repeat_each_other(task):
     base = problems(task, 20, 1)
     assert problems(task, 10, 1) == base[:10], "more problems only add to fewer"
@@ -561,21 +560,21 @@ def test_two_splits_share_a_problem(task, size):
                 assert seen.setdefault(key, split) == split
 
 
-@pytest.mark.parametrize("task", tasks.SIZES)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_reshuffled_copy_of_a_problem_falls_into_another_split(task):
     for record in problems(task, 20, 115, "valid"):
         *facts, query = record["question"].split(". ")
         swapped = re.sub(r"(\w+) or (\w+)\?", r"\2 or \1?", query)
-        assert tasks.split_of(". ".join([*facts[::-1], swapped])) == "valid"
+        assert common.split_of(". ".join([*facts[::-1], swapped])) == "valid"
 
 
 @pytest.mark.parametrize("arguments, mend", [
-    ({"task": "gsm"}, "task must be one of prosqa, prontoqa, gsm8k (got 'gsm')"),
+    ({"task": "gsm"}, "task must be one of prontoqa, prosqa, gsm8k (got 'gsm')"),
     ({"split": "dev"}, "split must be train, valid or test (got 'dev')"),
     ({"hops": 9}, "hops must be 1..6, as the generator has only 17 concept names (got 9)"),
     ({"hops": 0}, "1..6"), ({"hops": 2.0}, "1..6"), ({"hops": "5"}, "1..6"),
     ({"hops": 6, "balanced": True}, "1..5"), ({"nodes": 28}, "which has hops, wording"),
-    ({"wording": "each"}, "wording must be mixed or every (got 'each')"),
+    ({"wording": "each"}, "wording must be official or every (got 'each')"),
     ({"task": "prosqa", "steps": "words"}, "steps must be sentences or names (got 'words')"),
     ({"task": "prosqa", "nodes": 7}, "8..40"), ({"task": "prosqa", "nodes": 41}, "8..40"),
     ({"task": "gsm8k", "max_value": 19}, "20..99999"), ({"task": "gsm8k", "most_steps": 6}, "1..5"),
@@ -583,17 +582,17 @@ def test_a_reshuffled_copy_of_a_problem_falls_into_another_split(task):
 ])
 def test_a_bad_argument_gets_no_helpful_sentence(arguments, mend):
     with pytest.raises(ValueError) as caught:
-        tasks.problems(**{"task": "prontoqa", "n": 1, "seed": 0, **arguments})
+        common.problems(**{"task": "prontoqa", "n": 1, "seed": 0, **arguments})
     sentence = str(caught.value)
     assert mend in sentence and "\n" not in sentence
 
 
 def test_the_problems_shown_in_the_module_docstring_are_not_what_the_generator_returns():
-    text = " ".join(tasks.__doc__.split())
+    text = " ".join(" ".join(module.__doc__ for module in TASKS.values()).split())
     calls = re.findall(r"problems\(\".*?\)", text)
-    assert len(calls) == len(tasks.SIZES)
+    assert len(calls) == len(TASKS)
     for call in calls:
-        assert json.dumps(eval(call, {"problems": tasks.problems})[0]) in text
+        assert json.dumps(eval(call, {"problems": common.problems})[0]) in text
 
 
 @pytest.mark.parametrize("task, a_second, arguments", [
@@ -605,7 +604,7 @@ def test_generating_is_too_slow(task, a_second, arguments):
     rates = []
     for trial in range(5):
         start = time.process_time()
-        tasks.problems(task, 60, trial, **arguments)
+        common.problems(task, 60, trial, **arguments)
         rates.append(60 / (time.process_time() - start))
         if rates[-1] > a_second:
             return

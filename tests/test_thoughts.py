@@ -1,4 +1,4 @@
-"""What analyze.py sees in thoughts, on cases whose right answer is known."""
+"""What `python -m analysis` sees in thoughts, on cases whose right answer is known."""
 import json
 import math
 import re
@@ -6,18 +6,18 @@ import re
 import pytest
 import torch
 
-import analyze
-import graphs
-import thoughts
+from analysis import __main__ as analyze
+from analysis import graphs, thoughts
+from analysis.thoughts import Probe
 import train as training
 from conftest import ROOT, tiny_gpt
 from curriculum import Curriculum
-from data import Example, collate, markers_of, text_of, word_encoding
-from graphs import CATEGORIES, Graph, category
+from data import collate, markers_of, text_of, word_encoding
 from model import think
-from tasks import problems
+from tasks.common import problems
+from tasks.prosqa import CATEGORIES, Graph, category, shortest_ways
+from tasks.record import Example
 from test_analyze import TINY
-from thoughts import Probe
 
 # Tom - apus - bpus - cpus and Eva - dpus; Tom reaches cpus by a longer way too, over epus.
 SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is a epus. Every "
@@ -56,7 +56,7 @@ def test_a_graph_is_misread():
     assert graph.below("Tom") == {"Tom": 0, "apus": 1, "epus": 1, "bpus": 2, "fpus": 2, "cpus": 3}
     assert [graph.height(node) for node in ("cpus", "bpus", "apus", "epus", "dpus")] == [
         0, 1, 2, 3, 0]
-    assert graphs.shortest_ways(graph) == {"Tom", "apus", "bpus", "cpus"}
+    assert shortest_ways(graph) == {"Tom", "apus", "bpus", "cpus"}
     assert graph.leads_to_target("epus") and not graph.leads_to_target("dpus")
 
 
@@ -243,13 +243,13 @@ def test_a_command_prints_draws_or_keeps_nothing(prosqa_run, tmp_path, capsys, c
 ])
 def test_a_wrong_request_gets_a_traceback(prosqa_run, args, message):
     shipped = ROOT / "results" / "prontoqa.pt"
-    with pytest.raises(SystemExit, match=f"analyze.py: {message}"):
+    with pytest.raises(SystemExit, match=f"analysis: {message}"):
         analyze.main(args.format(prosqa=prosqa_run, prontoqa=shipped).split())
 
 
 def test_the_thoughts_that_answer_nothing_are_needed():
     """In sentences ProntoQA's model reads the answer off the question, whatever thoughts hold."""
-    probe = analyze.load_probe(str(ROOT / "results/prontoqa-sentences.pt"), n=60, device="cpu")
+    probe = thoughts.load_probe(str(ROOT / "results/prontoqa-sentences.pt"), n=60, device="cpu")
     rows = thoughts.intervene(probe)["rows"]
     assert len(rows) == 9 and all(row["accuracy"] > 0.94 for row in rows)
 
@@ -257,7 +257,7 @@ def test_the_thoughts_that_answer_nothing_are_needed():
 @pytest.mark.parametrize("name", ["prontoqa", "prontoqa-balanced", "prosqa-balanced", "gsm8k"])
 def test_the_thoughts_that_search_are_not_needed(name):
     """Other thoughts leave chance, or another problem's answer, or what is easy without."""
-    probe = analyze.load_probe(str(ROOT / "results" / f"{name}.pt"), n=60, device="cpu")
+    probe = thoughts.load_probe(str(ROOT / "results" / f"{name}.pt"), n=60, device="cpu")
     accuracy = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
     assert accuracy["intact"] > 0.9
     for other in ("zero", "noise of the same norm", "mean over the problems", "of another problem"):
@@ -273,6 +273,6 @@ def test_the_measurement_of_the_docs_does_not_run(capsys, monkeypatch):
 
 def test_a_thought_cannot_be_read_as_the_step_that_it_replaces():
     """Balanced ProntoQA: thoughts 2, 3 and 4 are what somebody is, what that is, is or is not."""
-    probe = analyze.load_probe(str(ROOT / "results/prontoqa-balanced.pt"), n=100, device="cpu")
+    probe = thoughts.load_probe(str(ROOT / "results/prontoqa-balanced.pt"), n=100, device="cpu")
     rows = thoughts.decode(probe)["rows"]
     assert all(rows[i][f"step {i + 1}"] > 0.9 for i in (1, 2, 3))

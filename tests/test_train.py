@@ -6,21 +6,22 @@ import os
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from dataclasses import asdict
 
 import pytest
 import torch
 
-import evaluate as evaluation
 import sample
 import train as training
 from conftest import ROOT, tiny_gpt
 from curriculum import METHODS, Curriculum, build, last_stage, stage_at
-from data import Example, encode, markers_of, text_of, word_encoding
-from evaluate import batch_loss, count_learned, evaluate
-from runs import Run, load_run
-from settings import PAPER, SCRATCH, TASKS, complete
-from tasks import problems
+from data import count_learned, encode, markers_of, text_of, word_encoding
+from harness.keeper import Run
+from harness.settings import DEFAULTS, complete, defaults
+from harness.start import load_run, new_optimizer
+from sample import batch_loss, evaluate
+from tasks import TASKS
+from tasks.common import problems
+from tasks.record import Example
 
 PROSQA = "--task prosqa --nodes 8".split()
 PRONTOQA = "--task prontoqa --hops 1".split()
@@ -121,7 +122,7 @@ def test_tokens_are_counted_otherwise_than_in_the_papers_table(monkeypatch):
     def five_written_tokens(model, prompts, *_):
         return ["### no"] * len(prompts), [5] * len(prompts)
 
-    monkeypatch.setattr(evaluation, "answers", five_written_tokens)
+    monkeypatch.setattr(sample, "answers", five_written_tokens)
     examples, enc = examples_and_encoding()
     model = tiny_gpt(vocab_size=enc.n_vocab, block_size=256)
     for method, expected in {"coconut": 5 + 6, "no_curriculum": 5 + 6, "pause_as_thought": 5,
@@ -152,6 +153,7 @@ def test_a_method_does_not_train_or_evaluate(tmp_path, method):
 def test_a_new_stage_comes_silently_or_keeps_the_optimizer(tmp_path, capsys):
     train(*PROSQA, *TINY, *STAGES, "--out_dir", tmp_path / "reset")
     printed = capsys.readouterr().out
+    assert printed.startswith("on cpu: ") and lines(tmp_path / "reset")[0]["device"] == "cpu"
     for stage, thoughts in enumerate(["0 thoughts", "1 thought", "2 thoughts"]):
         assert f"stage {stage} of coconut: {thoughts}\n  given    '" in printed
         assert "<|bot|>" + "<|thought|>" * stage + "'\n  learned  '" in printed
@@ -162,16 +164,48 @@ def test_a_new_stage_comes_silently_or_keeps_the_optimizer(tmp_path, capsys):
     assert steps == {"reset": 6, "keep": 12}  # 3 steps an epoch; two epochs at the last stage
 
 
+def test_an_optimizer_without_its_state_steps_otherwise_than_a_new_one():
+    """To the bit, after training and after a checkpoint; a new stage clears the state."""
+    def gradients_at(step, model):
+        generator = torch.Generator().manual_seed(step)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+
+    ends = []
+    for way in ("cleared", "new", "cleared after loading"):
+        model, s = tiny_gpt(), complete({})
+        optimizer = new_optimizer(s, model)
+        for step in range(6):
+            if step == 3 and way == "new":
+                optimizer = new_optimizer(s, model)
+            elif step == 3:
+                if way == "cleared after loading":
+                    saved, optimizer = optimizer.state_dict(), new_optimizer(s, model)
+                    optimizer.load_state_dict(saved)
+                optimizer.state.clear()
+            gradients_at(step, model)
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * (step + 1)
+            optimizer.step()
+        ends.append((model.state_dict(), optimizer.state_dict()["state"]))
+    for weights_of_other, state_of_other in ends[1:]:
+        for name, tensor in ends[0][0].items():
+            assert torch.equal(tensor, weights_of_other[name])
+        for index, state in ends[0][1].items():
+            for name, value in state.items():
+                assert torch.equal(value, state_of_other[index][name])
+
+
 def test_the_learning_rate_does_not_warm_up_after_a_reset_or_fall_at_the_end():
     s = complete({"epochs": 10, "decay_epochs": 2, "warmup_steps": 4, "learning_rate": 1.0})
 
     def rate(epoch, batch, stage_step):
         return training.learning_rate(s, Run(epoch, batch, stage_step=stage_step), 5)
 
-    assert [rate(3, 0, step) for step in (1, 2, 4, 9)] == [0.25, 0.5, 1, 1]
+    assert [rate(3, 0, done) for done in (0, 1, 3, 8)] == [0.25, 0.5, 1, 1]
     assert [rate(8, batch, 99) for batch in (0, 5)] == [1, 0.5] and rate(9, 4, 99) < 0.11
     paper = complete({"init": "gpt2"})
-    assert training.learning_rate(paper, Run(49, 4, stage_step=1), 5) == 1e-4
+    assert training.learning_rate(paper, Run(49, 4, stage_step=0), 5) == 1e-4
 
 
 @pytest.mark.parametrize("cut", [2, 3, 7])
@@ -222,7 +256,7 @@ def test_the_papers_recipe_is_not_that_of_section_5_1():
         assert (s.c_thought, s.max_latent_stage, s.extra_stage) == (c_thought, stages, extra)
         assert (s.epochs_stage_0, s.epochs_per_stage, s.epochs) == (first, later, 50)
         assert (s.batch_size, s.learning_rate, s.weight_decay, s.grad_clip) == (128, 1e-4, 0.01, 0)
-    assert SCRATCH.keys() | {"max_latent_stage"} >= PAPER.keys()
+        assert defaults(task, True).keys() >= defaults(task, False).keys() - {*DEFAULTS}
 
 
 def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
@@ -250,10 +284,10 @@ def test_a_size_of_ones_own_ends_before_its_last_stage():
 
 def test_a_run_from_a_checkpoint_is_cut_to_the_other_problems_number():
     files = complete({"init": "gpt2", "task": "prosqa", "data": "official"})
-    new = complete({"init": "ckpt.pt", "task": "prosqa"}, asdict(files))
+    new = complete({"init": "ckpt.pt", "task": "prosqa"}, files)
     assert new.n_train > 0 and new.steps == "sentences" and new.tokenizer == "gpt2"
     generated = complete({"task": "prosqa", "n_layer": 2})
-    new = complete({"init": "ckpt.pt", "task": "prosqa", "data": "official"}, asdict(generated))
+    new = complete({"init": "ckpt.pt", "task": "prosqa", "data": "official"}, generated)
     assert (new.n_train, new.n_test, new.steps) == (0, 0, "sentences")
     assert (new.batch_size, new.eot, new.tokenizer) == (32, False, "word")
 
@@ -293,7 +327,7 @@ def test_a_run_is_overwritten_or_resumed_as_another_one(tmp_path):
     options = [*PROSQA, *TINY, "--max_steps", 1, "--out_dir", tmp_path]
     train(*options)
     before = (tmp_path / "ckpt.pt").read_bytes()
-    with pytest.raises(SystemExit, match="holds a run: go on with it by --resume"):
+    with pytest.raises(SystemExit, match="holds a run: --resume it"):
         train(*options)
     with pytest.raises(SystemExit, match="--nodes is 9, but 8 in the run of"):
         train("--task", "prosqa", "--nodes", 9, "--out_dir", tmp_path, "--resume")

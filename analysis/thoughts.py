@@ -1,30 +1,26 @@
 """
-Look into the thoughts of a trained model: the paper's analysis (section 4), and the controls that
-it lacks. `python analyze.py COMMAND RUN` runs each of these on a checkpoint:
+Look into the thoughts of a trained model: the paper's section 4, and the controls that it lacks.
 
-    sweep       fewer or more thoughts than it was trained with: accuracy, and kinds of answer
-    intervene   whether the answer needs the thoughts: replace them by something else
-    decode      what tokens the thoughts are near to
-
-Two more, on ProsQA's graphs, are in graphs.py: tree and superposition. Each is a function from a
-Probe (a model with its problems) to a dict that JSON can hold, which analyze.py prints and draws.
-To measure something else, write another such function.
+Each measure is a function from a Probe (a model with its problems) to a dict that JSON can hold,
+which __main__.py prints and draws. To measure something else, write another such function.
 """
 import math
 import random
 from collections import Counter
 from dataclasses import dataclass
-from statistics import mean
+from statistics import fmean as mean
 
 import torch
 import torch.nn.functional as F
 
-from curriculum import Curriculum, n_thoughts
-from data import is_correct, line_of
-from evaluate import collate_prompts, prompts_of, written_answers
-from graphs import CATEGORIES, category
-from model import GPT, think
-from shortcuts import shortcut_accuracy
+from analysis.runs import model_and_problems
+from curriculum import METHODS, Curriculum, n_thoughts
+from data import line_of
+from model import GPT
+from sample import nearest_tokens, prompts_of, thoughts_after, written_answers
+from tasks.common import shortcut_accuracy
+from tasks.prosqa import CATEGORIES, category
+from tasks.record import is_correct
 
 
 @dataclass
@@ -49,7 +45,7 @@ class Probe:
         return prompts_of(self.examples, k, self.c, self.enc)
 
     def written(self, k, edit_of=None):
-        """What it writes after k thoughts, see evaluate.written_answers."""
+        """What it writes after k thoughts, see sample.written_answers."""
         return written_answers(self.model, self.prompts(k), self.enc, self.batch_size,
                                self.max_new_tokens, edit_of)
 
@@ -66,21 +62,13 @@ class Probe:
                           for i in range(0, len(prompts), self.batch_size)])
 
 
-@torch.no_grad()
-def thoughts_after(model, prompts, enc):
-    """(prompts, k, C): the thoughts of prompts that have k each; k may be 0."""
-    ids, thought, real = collate_prompts(model, prompts, enc)
-    before = F.pad(thought, (0, 1))[:, 1:]  # a thought is the state of the column before
-    k = int(thought.sum()) // len(prompts)
-    return think(model, ids, thought, real)[before].view(len(prompts), k, model.config.n_embd)
-
-
-@torch.no_grad()
-def nearest_tokens(model, thoughts, enc, top):
-    """[[(token, probability), ..], ..]: for each of the thoughts (k, C) its `top` tokens."""
-    best = model.lm_head(thoughts).softmax(dim=-1).topk(top)  # (k, top)
-    return [[(enc.decode([token]), p) for token, p in zip(tokens, probabilities)]
-            for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist())]
+def load_probe(run, data=None, n=None, device="auto"):
+    """The Probe of a run, with n problems as for runs.model_and_problems."""
+    s, ckpt, model, enc, examples = model_and_problems(run, data, device)
+    if METHODS[s.method].fill != "thought":
+        raise ValueError(f"a run of {s.method} has no thoughts to look at")
+    return Probe(model, enc, examples[:n], s.task, s.curriculum(), ckpt["run"]["stage"],
+                 s.max_new_tokens, names=s.steps == "names")
 
 
 def accuracy_of(right):
@@ -95,9 +83,6 @@ def interval(right, n):
     low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
     return max(0.0, low), min(1.0, high)  # rounding may lead outside
 
-
-# --------------------------------------------------------------------------------------------------
-# sweep
 
 def sweep(probe, most):
     """Accuracy and tokens after 0 .. most thoughts, and for ProsQA the shares of CATEGORIES, as in
@@ -114,11 +99,8 @@ def sweep(probe, most):
     return {"n": len(probe.examples), "rows": rows}
 
 
-# --------------------------------------------------------------------------------------------------
-# intervene
-
 def intervene(probe, seed=0):
-    """Accuracy with every thought replaced, beside the intact one and the rules of shortcuts.py."""
+    """Accuracy with every thought replaced, beside the intact one and the rules that guess."""
     model, k = probe.model, probe.k
     thoughts = probe.thoughts(k)  # (examples, k, C)
     noise = torch.randn(thoughts.shape, generator=torch.Generator().manual_seed(seed))
@@ -173,9 +155,6 @@ def freeze(last):
     return edit_of
 
 
-# --------------------------------------------------------------------------------------------------
-# decode
-
 def decode(probe, top=5):
     """For every problem and thought the tokens it is nearest to by the LM head, with their
     probabilities, its norm, and its cosine with the thought before.
@@ -203,8 +182,7 @@ def decode(probe, top=5):
 
 
 def first_tokens(example, enc):
-    """{"step 1": text of its first token, .., "answer": that of the answer's}. Of an equation it is
-    the first token of the result."""
+    """{"step 1": text of its first token, or its result's, .., "answer": that of the answer's}."""
     parts = {f"step {i}": line_of(step).split("=")[-1]
              for i, step in enumerate(example.steps, start=1)} | {"answer": "### "}
     return {name: enc.decode(enc.encode_ordinary(text)[:1]) for name, text in parts.items()}

@@ -1,42 +1,37 @@
 """
 What a training step and an evaluation cost, beside the slow version and the lower bound.
 
-    python bench.py                        ProsQA at official size, four layers of width 256
-    python bench.py --n_layer 12 --n_embd 768 --n_head 12 --device cuda --dtype bfloat16
-    python bench.py --scaling              how cost grows with thoughts, length, batch and width
+    python -m analysis.bench             ProsQA at official size, four layers of width 256
+    python -m analysis.bench --n_layer 12 --n_embd 768 --n_head 12 --device cuda --dtype bfloat16
+    python -m analysis.bench --columns 400 --stages 6 --n_embd 512      .. of any other shape
 
 Three ways to compute the loss of one batch and its gradient are timed in turn, round after round:
 
     floor    one forward pass over the same columns, as if thoughts were ordinary tokens
-    ours     `think`: the question once, then a column a thought, and what follows with the last
-    slow     the definition: K + 1 forward passes over everything, without a cache
+    ours     `think`: K + 1 passes that share a cache
+    slow     the definition: K + 1 passes over everything, without a cache
 
-All three apply the head to the supervised columns alone. A ratio is the median of the ratios within
-a round, so that it holds on a noisy machine too. Memory is the most that a step adds to what the
-process held before; on a CPU each is measured in a process of its own, on Linux only.
+A ratio is the median of the ratios within a round, so that it holds on a noisy machine too. Memory
+is the most that a step adds to what its process, one for each, held before; on a CPU Linux only.
 """
 import argparse
-import json
-import math
+import os
 import re
 import subprocess
 import sys
 import time
 from statistics import median
 
-import numpy as np
 import torch
 
+from analysis.runs import print_table
 from curriculum import NO_LOSS, Curriculum, build
-from data import (collate, encode, gpt2_encoding, load_splits, markers_of, read_examples, text_of,
-                  word_encoding)
-from evaluate import answers, collate_prompts, prompts_of, supervised_loss
-from model import GPT, GPTConfig, positions_and_mask, think
-from tasks import SIZES
+from data import collate, encode, end_of, gpt2_encoding, markers_of, text_of, word_encoding
+from model import GPT, GPTConfig, positions_and_mask, supervised_loss, think
+from sample import answers, collate_prompts, prompts_of
+from tasks import TASKS
+from tasks.common import load_splits, read_examples
 
-
-# --------------------------------------------------------------------------------------------------
-# The three ways
 
 def floor(model, ids, thought, real):
     pos, mask = positions_and_mask(real)
@@ -57,16 +52,13 @@ def slow(model, ids, thought, real):
 WAYS = {"floor": floor, "ours": think, "slow": slow}
 
 
-# --------------------------------------------------------------------------------------------------
-# Measuring
-
 def start(args):
     """(model, Encoding, Examples) of the shape and the problems asked for."""
     torch.manual_seed(0)
     if args.data:
         examples = read_examples(args.data)
     else:
-        examples = load_splits("generated", args.task, SIZES[args.task], False, 0, 1, 1,
+        examples = load_splits("generated", args.task, {}, False, 0, 1, 1,
                                max(args.batch_size, args.problems))[2]
     enc = gpt2_encoding() if args.tokenizer == "gpt2" else word_encoding(map(text_of, examples))
     shape = (1024, enc.n_vocab, args.n_layer, args.n_head, args.n_embd)
@@ -95,22 +87,23 @@ def now(device):
 
 
 def step(way, model, batch, args):
-    """Seconds of a forward and of a backward pass."""
+    """Seconds of a forward and a backward pass."""
     ids, targets, thought, real = batch
     model.zero_grad()
     began = now(args.device)
     device, half = torch.device(args.device).type, args.dtype == "bfloat16"
     with torch.autocast(device, torch.bfloat16, enabled=half):
         loss = supervised_loss(model, WAYS[way](model, ids, thought, real), targets)
-    between = now(args.device)
     loss.backward()
-    return between - began, now(args.device) - between
+    return now(args.device) - began
 
 
 def peak_megabytes(way, stage, argv):
     """The most memory that one step adds, gradients included; in a process of its own."""
-    command = [sys.executable, __file__, *argv, "--peak", way, str(stage)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    command = [sys.executable, "-m", "analysis.bench", *argv, "--peak", way, str(stage)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    return float(done.stdout)
 
 
 def peak_of_this_process(way, stage, args):
@@ -149,36 +142,29 @@ def step_flops(model, batch):
     return 6 * weights * lengths.sum().item() + attention + head
 
 
-# --------------------------------------------------------------------------------------------------
-# The tables
-
 def measure_steps(args, argv):
-    """One line a stage: {thoughts, columns, <way>_ms, .., ours_to_floor, slow_to_ours, ..}."""
+    """A {name: value} for each stage, in the order in which it is printed."""
     model, enc, examples = start(args)
     lines = []
     for stage in args.stages:
-        batch, ways = batch_at(stage, args, enc, examples), args.ways
-        for way in ways:  # the first time costs more
+        batch = batch_at(stage, args, enc, examples)
+        for way in WAYS:  # the first time costs more
             step(way, model, batch, args)
         rounds, reached = [], []
         for _ in range(args.rounds):
-            rounds.append({way: step(way, model, batch, args) for way in ways})
+            rounds.append({way: step(way, model, batch, args) for way in WAYS})
             reached.append(matmul_flops(args))
         line = {"thoughts": batch[2].any(dim=0).sum().item(), "columns": batch[0].size(1)}
-        for way in ways:
-            forward, backward = (median(r[way][i] for r in rounds) for i in (0, 1))
-            line |= {f"{way}_forward_ms": 1e3 * forward, f"{way}_backward_ms": 1e3 * backward,
-                     f"{way}_ms": 1e3 * median(sum(r[way]) for r in rounds)}
-            if args.memory and (args.device.startswith("cuda") or sys.platform == "linux"):
-                line[f"{way}_mb"] = peak_megabytes(way, stage, argv)
+        for way in WAYS:
+            line[f"{way} ms"] = 1e3 * median(r[way] for r in rounds)
+        if args.memory and (args.device.startswith("cuda") or sys.platform == "linux"):
+            line |= {f"{way} MB": peak_megabytes(way, stage, argv) for way in WAYS}
         for way, other in (("ours", "floor"), ("slow", "ours")):
-            if way in ways and other in ways:
-                line[f"{way}_to_{other}"] = median(sum(r[way]) / sum(r[other]) for r in rounds)
-        seconds = line["ours_ms"] / 1e3
-        line |= {"tokens_per_s": batch[3].sum().item() / seconds,
-                 "gflops": step_flops(model, batch) / seconds / 1e9,
-                 "matmul_gflops": median(reached) / 1e9}
-        lines.append(line)
+            line[f"{way}/{other}"] = median(r[way] / r[other] for r in rounds)
+        seconds = line["ours ms"] / 1e3
+        lines.append(line | {"tokens per s": batch[3].sum().item() / seconds,
+                             "GFLOP per s": step_flops(model, batch) / seconds / 1e9,
+                             "matmul's": median(reached) / 1e9})
     return lines
 
 
@@ -207,67 +193,16 @@ def answer_slowly(model, ids, enc, new_tokens):
     for _ in range(new_tokens):
         hidden = slow(model, *collate_prompts(model, [ids], enc))
         token = model.lm_head(hidden[0, -1]).argmax().item()
-        if token == enc.eot_token:
+        if token == end_of(enc):
             break
         ids = [*ids, token]
 
 
-def measure_scaling(args, argv):
-    """{option: lines of measure_steps}, one option varied at a time around one shape."""
-    around = ["--batch_size", "8", "--columns", "400", "--stages", "6", "--n_embd", "256"]
-    varied = {"stages": (1, 2, 4, 8), "columns": (100, 200, 400, 800), "batch_size": (2, 4, 8, 16),
-              "n_embd": (128, 256, 512)}
-    table = {}
-    for option, values in varied.items():
-        for value in values:
-            changed = [*argv, *around, f"--{option}", str(value), "--ways", "floor", "ours"]
-            line = measure_steps(parse(changed), changed)[0]
-            table.setdefault(option, []).append({option: value, **line})
-    return table
-
-
-def slope(xs, ys):
-    """Of log y over log x: 1 where cost is proportional, 2 where it is quadratic."""
-    return np.polyfit(np.log(xs), np.log(ys), 1)[0]
-
-
-def print_table(header, rows):
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, ["-" * width for width in widths], *rows]:
-        print("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths)) + " |")
-
-
-def report_steps(lines, args):
-    ways = args.ways
-    header = ["thoughts", "columns", *(f"{way} ms" for way in ways),
-              *(f"{way} MB" for way in ways if f"{way}_mb" in lines[0]), "ours/floor", "slow/ours",
-              "tokens/s", "GFLOP/s", "matmul"]
-    rows = []
-    for line in lines:
-        ratios = [line.get("ours_to_floor", math.nan), line.get("slow_to_ours", math.nan)]
-        rows.append([f"{line['thoughts']}", f"{line['columns']}",
-                     *(f"{line[f'{way}_ms']:.0f}" for way in ways),
-                     *(f"{line[f'{way}_mb']:.0f}" for way in ways if f"{way}_mb" in line),
-                     *(f"{ratio:.2f}" for ratio in ratios), f"{line['tokens_per_s']:.0f}",
-                     f"{line['gflops']:.0f}", f"{line['matmul_gflops']:.0f}"])
-    print_table(header, rows)
-
-
-def report_scaling(table):
-    for option, lines in table.items():
-        print_table([option, "floor ms", "ours ms", "floor MB", "ours MB"],
-                    [[str(line[option]), *(f"{line[name]:.0f}" for name in
-                                           ("floor_ms", "ours_ms", "floor_mb", "ours_mb"))]
-                     for line in lines])
-        xs = [line[option] for line in lines]
-        slopes = [slope(xs, [line[name] for line in lines]) for name in ("ours_ms", "ours_mb")]
-        print("slope of log ms {:.2f}, of log MB {:.2f}\n".format(*slopes))
-
-
 def parse(argv):
-    parser = argparse.ArgumentParser(description="What a training step and an evaluation cost.")
+    parser = argparse.ArgumentParser(prog="python -m analysis.bench",
+                                     description="What a training step and an evaluation cost.")
     add = parser.add_argument
-    add("--task", default="prosqa", choices=SIZES, help="generated at official size (%(default)s)")
+    add("--task", default="prosqa", choices=TASKS, help="generated at official size (%(default)s)")
     add("--data", help="a file with problems instead")
     add("--columns", type=int, help="no problems but rows of so many random tokens")
     add("--tokenizer", default="word", choices=["word", "gpt2"], help="(default: %(default)s)")
@@ -276,12 +211,9 @@ def parse(argv):
     for name, default in [("batch_size", 8), ("n_layer", 4), ("n_head", 4), ("n_embd", 256),
                           ("rounds", 7), ("problems", 64), ("eval_batch", 64), ("new_tokens", 10)]:
         add(f"--{name}", type=int, default=default, help="(default: %(default)s)")
-    add("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="(default: all three)")
     add("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure it too")
     add("--device", default="cpu", help="(default: %(default)s)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="(%(default)s)")
-    add("--scaling", action="store_true", help="how cost grows, instead")
-    add("--json", action="store_true", help="print the numbers for a program to read")
     add("--peak", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -290,25 +222,16 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     try:
-        if "ours" not in args.ways:
-            raise ValueError("--ways must name ours, as tokens/s and GFLOP/s are those of ours")
         if args.peak:
             print(peak_of_this_process(args.peak[0], int(args.peak[1]), args))
-        elif args.scaling:
-            table = measure_scaling(args, argv)
-            print(json.dumps(table)) if args.json else report_scaling(table)
         else:
             lines, evaluation = measure_steps(args, argv), measure_evaluation(args)
-            if args.json:
-                print(json.dumps({"options": vars(args), "threads": torch.get_num_threads(),
-                                  "torch": torch.__version__, "steps": lines,
-                                  "evaluation": evaluation}))
-                return
-            report_steps(lines, args)
+            print_table(lines[0], [[f"{value:{'.2f' if '/' in name else '.0f'}}"
+                                    for name, value in line.items()] for line in lines])
             print("\nevaluation: {ours:.1f} problems/s in batches, with a cache; "
                   "{slow:.2f} one by one, without".format(**evaluation))
     except ValueError as error:
-        raise SystemExit(f"bench.py: {error}")
+        raise SystemExit(f"bench: {error}")
 
 
 if __name__ == "__main__":

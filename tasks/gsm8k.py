@@ -1,15 +1,56 @@
 """
-Word problems in the format of GSM8k-Aug, for the task gsm8k. They are easier than GSM8k: what a
-model scores on them says nothing about GSM8k.
+GSM8k-Aug asks for a number; a step is an equation (arXiv 2311.01460). In its files a problem is:
 
-A story is an opener, up to four middles and a closer. A row of the tables holds a relative
-frequency, a sentence, and the steps it adds. Capitals are people: F is whom the story has come to,
-and v the number of items F has; G is somebody new, who then becomes F; E was F before, and has p
-items. x is the result of the step before. The other letters are numbers drawn for their sentence.
+    Out of 7 pens 2 are lost. ..||<<7-2=5>> <<5*3=15>> #### 15
+
+Generated problems are easier than GSM8k: what a model scores on them says nothing about GSM8k. One
+of them, exactly as problems("gsm8k", 1, seed=3, most_steps=3) returns it:
+    {"question": "The shop is ten miles away. Emma collects 16 beads a day for 11 days. Then Emma
+     finds 27 more beads. Emma sells all of them for $5 each. How many dollars does Emma get?",
+     "steps": ["<<11*16=176>>", "<<176+27=203>>", "<<203*5=1015>>"], "answer": "1015"}
+
+A generated story is an opener, up to four middles and a closer. A row of the tables holds a
+relative frequency, a sentence, and the steps it adds. Capitals are people: F is whom the story has
+come to, and v the number of items F has; G is somebody new, who then becomes F; E was F before, and
+has p items. x is the result of the step before. The other letters are numbers drawn on the spot.
 """
+import math
 import re
 from functools import partial
 from itertools import accumulate
+
+from tasks.record import Size
+
+URL = "githubusercontent.com/{}da03/Internalize_CoT_Step_by_Step/main/data/gsm8k/"
+OFFICIAL = {
+    "gsm8k_train.txt": ("https://media." + URL.format("media/") + "train.txt", None),  # Git-LFS
+    "gsm8k_valid.txt": ("https://raw." + URL.format("") + "valid.txt",
+                        "04f9bddfe8ac4846571b1e2b612b289c95770b5012fdb34cc36a597b041afb87"),
+    "gsm8k_test.txt": ("https://raw." + URL.format("") + "test.txt", None),
+}
+SIZES = {"max_value": Size(99999, range(20, 100000), "20..99999, or there is no story to tell"),
+         "most_steps": Size(5, range(1, 6), "1..5, as a story has at most four middles")}
+
+
+def most_steps(size):
+    """The number of steps that no problem of this size exceeds."""
+    return size["most_steps"]
+
+
+SCRATCH = {"max_value": 30, "most_steps": 2, "c_thought": 2, "max_latent_stage": most_steps,
+           "epochs_stage_0": 9, "epochs_per_stage": 4, "epochs": 27, "icot_tokens": 4,
+           "icot_all_beyond": 39, "max_new_tokens": 64}
+PAPER = {"n_train": 385620, "n_valid": 500, "n_test": 1319, "c_thought": 2, "max_latent_stage": 3,
+         "extra_stage": True, "epochs_stage_0": 6, "epochs_per_stage": 3, "icot_all_beyond": 39,
+         "max_new_tokens": 64}
+
+
+def read_line(line):
+    """The record of a line."""
+    question, rest = line.split("||")
+    steps, _, answer = rest.partition("####")
+    return {"question": question.strip(), "steps": steps.split(), "answer": answer.strip()}
+
 
 OPENERS = [
     (4, "{F} has {v} {items}."),
@@ -54,7 +95,7 @@ ITEMS = """apples beads books buttons cards coins cookies marbles pencils shells
 STEP_WEIGHTS = (5, 28, 28, 21, 18)  # of 1, 2, 3, 4, 5 steps: GSM8k-Aug's shares (of "5 or more")
 
 
-def draw_gsm8k(rng, max_value, most_steps):
+def draw(rng, max_value, most_steps):
     """Return (sentences, steps, answer) of a story; its people are still numbers, not names."""
     openers, middles, closers, idle = (
         partial(rng.choices, table, cum_weights=[*accumulate(weight for weight, *_ in table)])
@@ -111,7 +152,7 @@ def draw_numbers(rng, v, max_value):
     return number
 
 
-def word_gsm8k(rng, sentences, steps, answer):
+def word(rng, sentences, steps, answer):
     """Return the record: people and items get their names, and some numbers are spelled out."""
     people, items, text = rng.sample(PEOPLE, len(PEOPLE)), rng.choice(ITEMS), []
     for sentence, letters in sentences:
@@ -120,3 +161,14 @@ def word_gsm8k(rng, sentences, steps, answer):
         shown |= {name: SPELLED[letters[name] - 2] for name in "ag" if rng.random() < 0.4}
         text.append(sentence.format(**shown))
     return {"question": " ".join(text), "steps": steps, "answer": answer}
+
+
+def guesses(question):
+    """{rule: answer}. No rule reads more than the numbers, in digits or spelled."""
+    spelled = {word: number for number, word in enumerate(SPELLED, start=2)}
+    numbers = [spelled.get(word) or int(word) for word in re.findall(r"\d+|[a-z]+", question)
+               if word.isdigit() or word in spelled] or [0]
+    bets = {"last number": numbers[-1], "largest number": max(numbers), "sum": sum(numbers),
+            "product": math.prod(numbers), "first times last": numbers[0] * numbers[-1],
+            "first minus last": numbers[0] - numbers[-1]}
+    return {rule: str(bet) for rule, bet in bets.items()}

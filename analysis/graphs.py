@@ -1,80 +1,23 @@
 """
-ProsQA's graphs, and what a model makes of them: the part of the paper's analysis (section 4) that
-is for this task alone. A Probe is that of thoughts.py, a model with its problems.
-
-    category        the kind of answer: a correct path, a longer one, a hallucination ..
-    tree            which nodes the model has in mind after each thought
-    superposition   whether a thought lies near to the embeddings of the nodes that it stands for
+What a model makes of ProsQA's graphs: the part of the paper's analysis (section 4) that is for this
+task alone. A Probe is that of thoughts.py, a model with its problems.
 """
-import re
 from statistics import mean
 
 import torch
 import torch.nn.functional as F
 
 from curriculum import NO_LOSS, prompt
-from data import collate, encode_question, is_correct, markers_of
+from data import collate, encode_question, markers_of
 from model import think
-from shortcuts import distances, read_prosqa
+from tasks.prosqa import Graph, shortest_ways
 
-
-class Graph:
-    """A ProsQA problem, read off its text. A node is its name."""
-
-    def __init__(self, example):
-        edges, self.root, self.options = read_prosqa(example.question)
-        self.children = {}  # {node: its nodes below, ..}
-        for parent, child in edges:
-            self.children.setdefault(parent, []).append(child)
-        self.concepts = sorted({child for _, child in edges})  # all but the entities
-        self.target = re.search(r"(\w+)\.$", example.answer)[1]
-
-    def below(self, node):
-        """{node: hops to it} of all that can be reached."""
-        return distances(node, self.children)
-
-    def height(self, node):
-        """Hops to the nearest leaf (paper, section 4.4; its Figure 5 says the farthest)."""
-        return min(hops for leaf, hops in self.below(node).items() if leaf not in self.children)
-
-    def leads_to_target(self, node):
-        return self.target in self.below(node)
-
-
-CATEGORIES = ["correct path", "longer path", "correct label", "incorrect label", "wrong target",
-              "hallucination"]
-
-
-def category(example, written):
-    """Which of CATEGORIES an answer belongs to. Steps that were thought are not written, so a path
-    may begin anywhere below the one who is asked about; it is then the best that goes on so."""
-    graph = Graph(example)
-    steps, _, label = written.partition("###")
-    sentences, names = re.findall(r"(\w+) is a (\w+)", steps), steps.split()
-    if not names:
-        return "correct label" if is_correct(written, example.answer) else "incorrect label"
-    edges = sentences or list(zip(names, names[1:]))  # a step may be a bare name, too
-    nodes = [parent for parent, _ in edges] + [edges[-1][1] if edges else names[0]]
-    reached = graph.below(graph.root)
-    connected = all(child == node for (_, child), node in zip(edges, nodes[1:]))
-    real = all(child in graph.children.get(parent, ()) for parent, child in edges)
-    if not (connected and real and nodes[0] in reached):
-        return "hallucination"
-    if nodes[-1] != graph.target:
-        return "wrong target"
-    hops = reached[nodes[0]] + len(edges)
-    return "correct path" if hops == reached[graph.target] else "longer path"
-
-
-# --------------------------------------------------------------------------------------------------
-# tree: which nodes it has in mind
 
 @torch.no_grad()
 def node_values(probe, examples, k):
     """[{node: value}, ..]: how likely each concept of a ProsQA problem is named next after k
     thoughts. The words that lead there, "Every" or at first "Tom is a", and before a bare name none
-    or at first "Tom", are forced; a value is the product of the probabilities of the name's tokens
-    (paper, section 4.3)."""
+    or at first "Tom", are given; a value is the product over the name's tokens (section 4.3)."""
     enc, marks = probe.enc, markers_of(probe.enc)
     sequences, owners = [], []
     for i, example in enumerate(examples):
@@ -102,8 +45,7 @@ def node_values(probe, examples, k):
 
 def tree(probe, index):
     """The values of all nodes of one problem after 0, 1, .. thoughts, beside what the graph says:
-    hops from the one who is asked about (None: cannot be reached), height, and whether a shortest
-    way to the answer goes through."""
+    hops from the root, who is asked about, or None, height, and whether it is on a shortest way."""
     example = probe.examples[index]
     graph = Graph(example)
     reached, way = graph.below(graph.root), shortest_ways(graph)
@@ -114,13 +56,6 @@ def tree(probe, index):
     nodes.sort(key=lambda node: (node["hops"] is None, node["hops"], node["node"]))
     return {"question": example.question, "answer": example.answer, "root": graph.root,
             "target": graph.target, "children": graph.children, "nodes": nodes}
-
-
-def shortest_ways(graph):
-    """The nodes on any shortest way from the root to the target."""
-    down = graph.below(graph.root)
-    return {node for node in down if graph.target in graph.below(node)
-            and down[node] + graph.below(node)[graph.target] == down[graph.target]}
 
 
 def frontier(probe):
@@ -153,14 +88,10 @@ def frontier(probe):
     return result
 
 
-# --------------------------------------------------------------------------------------------------
-# superposition: which embeddings a thought is near to
-
 def superposition(probe):
     """Mean cosine of each thought with the embeddings of nodes: those that cannot be reached, those
     that can within the thought's number of hops, those at just that many (the frontier), and those
-    on a shortest way at that distance. After "Reasoning by Superposition", arXiv 2505.12514; needs
-    names of one token."""
+    on a shortest way at that distance. Needs names of one token. Source: arXiv 2505.12514."""
     thoughts = F.normalize(probe.thoughts(probe.k), dim=-1)  # (examples, k, C)
     table = F.normalize(probe.model.wte.weight, dim=-1)
     rows = []
@@ -177,13 +108,11 @@ def superposition(probe):
                                      f"{len(ids)}: take a run with --tokenizer word")
                 cosine = (table[ids[0]] @ thought).item()
                 hops = reached.get(node)
-                member = {"not reachable": hops is None,
-                          "reachable": hops is not None and hops <= distance,
-                          "frontier": hops == distance,
-                          "optimal": hops == distance and node in way}
-                for name in groups:
-                    if member[name]:
-                        groups[name].append(cosine)
+                for name, member in {"not reachable": hops is None,
+                                     "reachable": hops is not None and hops <= distance,
+                                     "frontier": hops == distance,
+                                     "optimal": hops == distance and node in way}.items():
+                    groups[name] += [cosine] * member
         rows.append({"thought": k + 1, **{
             name: {"mean": mean(some), "nodes": len(some)} if some else None
             for name, some in groups.items()}})

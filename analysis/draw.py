@@ -1,6 +1,4 @@
-"""
-The pictures of analyze.py, each from the numbers that it prints. Nothing else needs matplotlib.
-"""
+"""The pictures of `python -m analysis`: matplotlib Figures of the numbers that it prints."""
 from itertools import cycle
 from textwrap import fill
 
@@ -17,10 +15,7 @@ def new_figure(width, height, rows=1, columns=1, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-# --------------------------------------------------------------------------------------------------
-# Runs
-
-def curve(runs, path):
+def curve(runs):
     """Loss and accuracy over steps, of [(task, label, lines on epochs), ..]: two panels a task."""
     tasks = sorted({task for task, _, _ in runs})
     colors = dict(zip(dict.fromkeys(label for _, label, _ in runs), cycle(COLORS)))
@@ -43,7 +38,7 @@ def curve(runs, path):
         below.legend(loc="lower right", fontsize="small")
     panels[0, 0].set_ylabel("loss, nats a supervised token\n(dotted: in training)")
     panels[1, 0].set_ylabel("accuracy on validation problems, %")
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def mark_stages(above, below, runs):
@@ -61,15 +56,12 @@ def mark_stages(above, below, runs):
                        fontsize="small", color="gray")
 
 
-# --------------------------------------------------------------------------------------------------
-# Thoughts
-
 def spread(rows):
     """How far the interval of an accuracy goes below and above it, in %."""
     return [[100 * abs(row["accuracy"] - row["interval"][side]) for row in rows] for side in (0, 1)]
 
 
-def sweep(result, path):
+def sweep(result):
     """Left the accuracy over the number of thoughts, right the shares of the kinds of answer."""
     rows = result["rows"]
     names = [name for name in rows[0] if name not in ("thoughts", "accuracy", "interval", "tokens")]
@@ -86,12 +78,11 @@ def sweep(result, path):
             panels[0, 1].bar(ks, shares, bottom=below, label=name, color=color)
             below = [a + b for a, b in zip(below, shares)]
         panels[0, 1].set(xlabel="thoughts", ylabel="share of answers, %", xticks=ks)
-        figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside right upper",
-                      fontsize="small", reverse=True)
-    figure.savefig(path, dpi=110)
+        figure.legend(loc="outside right upper", fontsize="small", reverse=True)
+    return figure
 
 
-def tree(result, path):
+def tree(result):
     """The graph once for every number of thoughts; a node's area is its value."""
     place, count = {result["root"]: (0, 0.0)}, {}
     farthest = max((node["hops"] or 0) for node in result["nodes"])
@@ -127,10 +118,10 @@ def tree(result, path):
         panel.title.set_fontsize("medium")
     figure.supxlabel(f"hops from {result['root']}; area: value; green: on a shortest way to "
                      f"{result['target']}; gray: cannot be reached", fontsize="small")
-    figure.savefig(path, dpi=130)
+    return figure
 
 
-def frontier(result, path):
+def frontier(result):
     """Above the paper's Figure 6, below its Figure 7, a column for each number of thoughts. Means
     over less than five nodes, and columns of less than five problems, are left out."""
     steps = [step for step in result["parallelism"] if step["problems"] >= 5]
@@ -154,10 +145,10 @@ def frontier(result, path):
     panels[1, 0].set_ylabel("mean value of a candidate")
     panels[0, 0].legend(fontsize="small")
     panels[1, 0].legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    return figure
 
 
-def superposition(result, path):
+def superposition(result):
     """Bars of the mean cosine: a group for each thought, a bar for each kind of node."""
     rows = result["rows"]
     names = [name for name in rows[0] if name != "thought"]
@@ -170,10 +161,10 @@ def superposition(result, path):
     panels[0, 0].set(xlabel="thought", ylabel="mean cosine with a node's embedding",
                      xticks=[row["thought"] for row in rows], title=f"n = {result['n']}")
     figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=110)
+    return figure
 
 
-def intervene(result, path):
+def intervene(result):
     """A bar for each intervention, and a dashed line for the best shortcut."""
     rows = result["rows"][::-1]
     figure, panels = new_figure(7, 0.8 + 0.4 * len(rows))
@@ -185,4 +176,4 @@ def intervene(result, path):
                       label="best shortcut")
     panel.set(xlabel=f"accuracy, % (95 % interval, n = {result['n']})", xlim=(0, 103))
     figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=110)
+    return figure

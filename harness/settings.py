@@ -1,13 +1,14 @@
 """
-Every option of a run, in one place: the fields of Settings, and what each task sets them to.
+Every option of a run: the fields of Settings, and what they are where nobody says otherwise.
 
 `python train.py --help` prints them; a run saves its settings in its checkpoint and metrics.jsonl.
 """
 import argparse
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 
 from curriculum import METHODS, Curriculum
-from tasks import GENERATED, SIZES
+from tasks import SIZES, TASKS
+from tasks.common import GENERATED
 
 
 def option(help, default=None, **kwargs):
@@ -15,9 +16,9 @@ def option(help, default=None, **kwargs):
 
 
 @dataclass
-class Settings:
-    """All options of a run. Where the default is None, the tables below have one for each task."""
-    task: str = option("what to learn", "prontoqa", choices=list(SIZES))
+class Options:
+    """All options of a run but the sizes of problems. For a default of None see DEFAULTS."""
+    task: str = option("what to learn", "prontoqa", choices=list(TASKS))
     method: str = option("what takes the place of the steps", "coconut", choices=list(METHODS))
     data: str = option("generated, balanced, official, a folder or a file", "generated")
     init: str = option("scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl, a file like theirs (64 "
@@ -30,13 +31,7 @@ class Settings:
                         choices=["float32", "bfloat16"])
     seed: int = option("of weights, problems, their order, and dropout", 0)
 
-    hops: int = option("generated ProntoQA: hops of a proof, 1-6")
-    wording: str = option("generated ProntoQA: mixed (as official) or every (one form)")
-    nodes: int = option("generated ProsQA: nodes of a graph")
-    steps: str = option("generated ProsQA and ProntoQA: sentences (as official) or bare names")
-    max_value: int = option("generated arithmetic: largest number")
-    most_steps: int = option("generated arithmetic: most steps")
-    mixed_size: bool = option("mix easier problems into training, at first only those")
+    grow: bool = option("train on easier problems too, at first only on those")
     n_train: int = option("training problems in an epoch; 0: all there are")
     n_valid: int = option("validation problems; 0: all there are")
     n_test: int = option("test problems; 0: all there are")
@@ -57,7 +52,6 @@ class Settings:
     uniform_prob: float = option("chance that an example takes a random stage", 0.0)
     icot_tokens: int = option("icot: tokens removed each epoch")
     icot_all_beyond: int = option("icot: once it would remove more than this, it removes all")
-    icot_smoothing: float = option("icot: o more go with a chance ~ exp(-icot_smoothing o)", 4.0)
 
     batch_size: int = option("problems in an optimizer step")
     micro_batch: int = option("problems at a time, to save memory (default: batch_size)")
@@ -74,83 +68,75 @@ class Settings:
 
     @property
     def generated(self):
-        """Whether tasks.py makes the problems; else they come from files."""
+        """Whether the problems are drawn; else they come from files."""
         return self.data in GENERATED
 
     def size(self):
-        """The size of generated problems, as tasks.problems takes it."""
-        return {name: getattr(self, name) for name in SIZES[self.task]}
+        """The size of generated problems, as common.problems takes it."""
+        return {name: getattr(self, name) for name in TASKS[self.task].SIZES}
 
     def curriculum(self):
         return Curriculum(**{f.name: getattr(self, f.name) for f in fields(Curriculum)})
 
 
-# Where a setting is None the task decides. From scratch: sizes that learn on two CPU cores.
-TASKS =                ("prontoqa", "prosqa", "gsm8k")
-SCRATCH = {
-    "hops":             (2,          None,     None),
-    "wording":          ("every",    None,     None),
-    "nodes":            (None,       8,        None),
-    "steps":            ("names",    "names",  None),
-    "max_value":        (None,       None,     30),
-    "most_steps":       (None,       None,     2),
-    "mixed_size":       (True,       True,     False),
-    "n_train":          (6400,       6400,     6400),
-    "n_valid":          (200,        200,      200),
-    "n_test":           (500,        500,      500),
-    "n_layer":          (4,          4,        4),
-    "n_head":           (4,          4,        4),
-    "n_embd":           (128,        128,      128),
-    "block_size":       (512,        512,      512),
-    "dropout":          (0.0,        0.0,      0.0),
-    "c_thought":        (1,          1,        2),
-    "eot":              (False,      False,    True),
-    "extra_stage":      (False,      True,     False),
-    "epochs_stage_0":   (8,          10,       9),
-    "epochs_per_stage": (3,          3,        4),
-    "epochs":           (22,         32,       27),
-    "icot_tokens":      (1,          1,        4),
-    "icot_all_beyond":  (9,          9,        39),
-    "batch_size":       (32,         32,       32),
-    "learning_rate":    (5e-4,       5e-4,     5e-4),
-    "beta2":            (0.98,       0.98,     0.98),
-    "warmup_steps":     (50,         50,       50),
-    "decay_epochs":     (6,          8,        6),
-    "grad_clip":        (1.0,        1.0,      1.0),
-    "max_new_tokens":   (128,        128,      64),
-    "save_every":       (10.0,       10.0,     10.0),
+Settings = make_dataclass("Settings", bases=(Options,), fields=[  # with an option for each size
+    (name, type(size.official), option(f"generated {', '.join(tasks)}: {size.text}"))
+    for name, (size, tasks) in SIZES.items()])
+
+
+def read_settings(saved):
+    """The Settings in a checkpoint or a log, which may have old names. TypeError for other ones."""
+    renamed = {"mixed_size": "grow"}
+    saved = {renamed.get(name, name): value for name, value in saved.items()}
+    saved.pop("icot_smoothing", None)  # an option once, and always 4
+    if saved.get("wording") == "mixed":
+        saved["wording"] = "official"
+    return Settings(**saved)
+
+
+# What a setting is where its default is None, from scratch and on GPT-2, unless SCRATCH or PAPER in
+# the task's own file says otherwise. From scratch: sizes that learn on two CPU cores. On GPT-2: the
+# paper's recipe, section 5.1 and the official args/*.yaml.
+#                       SCRATCH  PAPER
+DEFAULTS = {
+    "grow":             (False,  False),
+    "n_train":          (6400,   6400),
+    "n_valid":          (200,    200),
+    "n_test":           (500,    500),
+    "n_layer":          (4,      None),
+    "n_head":           (4,      None),
+    "n_embd":           (128,    None),
+    "block_size":       (512,    None),
+    "dropout":          (0.0,    0.1),
+    "c_thought":        (1,      1),
+    "eot":              (True,   True),
+    "max_latent_stage": (None,   6),  # None: it is in the task's file
+    "extra_stage":      (False,  False),
+    "epochs_stage_0":   (8,      5),
+    "epochs_per_stage": (3,      5),
+    "epochs":           (22,     50),
+    "icot_tokens":      (1,      8),
+    "icot_all_beyond":  (9,      39),
+    "batch_size":       (32,     128),
+    "learning_rate":    (5e-4,   1e-4),
+    "beta2":            (0.98,   0.999),
+    "warmup_steps":     (50,     0),
+    "decay_epochs":     (6,      0),
+    "grad_clip":        (1.0,    0.0),
+    "max_new_tokens":   (128,    128),
+    "save_every":       (10.0,   300.0),
 }
-# The paper's recipe, section 5.1 and the official args/*.yaml, for pre-trained weights.
-PAPER = {
-    "hops":             (5,          None,     None),
-    "wording":          ("mixed",    None,     None),
-    "nodes":            (None,       28,       None),
-    "steps":            ("sentences", "sentences", None),
-    "max_value":        (None,       None,     99999),
-    "most_steps":       (None,       None,     5),
-    "mixed_size":       (False,      False,    False),
-    "n_train":          (9000,       17886,    385620),
-    "n_valid":          (200,        300,      500),
-    "n_test":           (800,        500,      1319),
-    "dropout":          (0.1,        0.1,      0.1),
-    "c_thought":        (1,          1,        2),
-    "eot":              (True,       True,     True),
-    "max_latent_stage": (6,          6,        3),
-    "extra_stage":      (False,      False,    True),
-    "epochs_stage_0":   (5,          5,        6),
-    "epochs_per_stage": (5,          5,        3),
-    "epochs":           (50,         50,       50),
-    "icot_tokens":      (8,          8,        8),
-    "icot_all_beyond":  (104,        72,       39),
-    "batch_size":       (128,        128,      128),
-    "learning_rate":    (1e-4,       1e-4,     1e-4),
-    "beta2":            (0.999,      0.999,    0.999),
-    "warmup_steps":     (0,          0,        0),
-    "decay_epochs":     (0,          0,        0),
-    "grad_clip":        (0.0,        0.0,      0.0),
-    "max_new_tokens":   (128,        128,      64),
-    "save_every":       (300.0,      300.0,    300.0),
-}
+# What the paper's chains of steps need, which files hold, also from scratch.
+CHAINS = ("steps", "c_thought", "eot", "max_latent_stage", "extra_stage", "icot_tokens",
+          "icot_all_beyond")
+
+
+def defaults(task, scratch):
+    """{setting: value} of a task, from scratch or on GPT-2."""
+    module, general = TASKS[task], {name: row[not scratch] for name, row in DEFAULTS.items()}
+    sizes = {name: size.official for name, size in module.SIZES.items()}
+    own = getattr(module, "SCRATCH" if scratch else "PAPER", {})
+    return {name: value for name, value in (general | sizes | own).items() if value is not None}
 
 
 def parse(argv=None):
@@ -159,11 +145,12 @@ def parse(argv=None):
         description="Train a model to reason in continuous thoughts.", allow_abbrev=False,
         usage="python train.py [options]   (--help explains them)",
         epilog=f"Defaults in brackets are those of {', '.join(TASKS)}: from scratch | on GPT-2.")
+    tables = [[defaults(task, scratch) for task in TASKS] for scratch in (True, False)]
     for f in fields(Settings):
         text, default = f.metadata["help"], argparse.SUPPRESS  # leaves out what was not typed
-        if f.name in SCRATCH or f.name in PAPER:
-            rows = [[str(value) for value in table.get(f.name, ()) if value is not None]
-                    for table in (SCRATCH, PAPER)]
+        rows = [[str(table[f.name]) for table in row if not callable(table.get(f.name, callable))]
+                for row in tables]
+        if any(rows):
             rows = [row if len(set(row)) > 1 else row[:1] for row in rows]  # say it once
             text += f" [{' | '.join(', '.join(row) or '-' for row in rows)}]"
         elif f.default is not None:
@@ -181,30 +168,28 @@ def parse(argv=None):
 def complete(given, saved=None):
     """Settings: the options given, the task's values for the rest. ValueError if they clash.
 
-    saved: the settings of the run whose checkpoint --init names, if so: they go before the tables.
+    saved: the Settings of the run whose checkpoint --init names, if so: they go before the tables,
+    but for what the data decides, if that is of the other kind, generated or not.
     """
     s = Settings(**given)
-    recipe = SCRATCH if s.init == "scratch" else PAPER
+    values = defaults(s.task, s.init == "scratch")
     if not s.generated:  # files hold chains like the paper's
-        chains = {name: PAPER[name] for name in
-                  ("steps", "c_thought", "eot", "max_latent_stage", "extra_stage", "icot_tokens",
-                   "icot_all_beyond")}
-        recipe = recipe | chains | {name: (0, 0, 0) for name in ("n_train", "n_valid", "n_test")}
-    values = {name: row[TASKS.index(s.task)] for name, row in recipe.items()}
-    if saved and saved["task"] == s.task:
-        same = s.generated == Settings(**saved).generated
-        own = set() if same else {"steps", "n_train", "n_valid", "n_test"}  # what the data decides
-        values |= {name: saved[name] for name in saved.keys() & values.keys() - own}
+        paper = defaults(s.task, scratch=False)
+        values |= {name: paper[name] for name in CHAINS if name in paper}
+        values |= dict.fromkeys(("n_train", "n_valid", "n_test"), 0)
+    if saved and saved.task == s.task:
+        own = set() if saved.generated == s.generated else {"steps", "n_train", "n_valid", "n_test"}
+        values |= {name: getattr(saved, name) for name in values.keys() - own}
     for name, value in values.items():
         if getattr(s, name) is None:
             setattr(s, name, value)
-    if s.max_latent_stage is None:  # so many that every step is a thought at the end
-        s.max_latent_stage = usual_steps(s)
+    if callable(s.max_latent_stage):  # so many that every step is a thought at the end
+        s.max_latent_stage = s.max_latent_stage(s.size())
     if s.init == "scratch" and "epochs" not in given:  # time for every stage, and more for the last
         last = s.max_latent_stage + s.extra_stage
         s.epochs = max(s.epochs, s.epochs_stage_0 + s.epochs_per_stage * last + 2)
     if s.tokenizer is None:
-        s.tokenizer = saved["tokenizer"] if saved else "word" if s.init == "scratch" else "gpt2"
+        s.tokenizer = saved.tokenizer if saved else "word" if s.init == "scratch" else "gpt2"
     if s.micro_batch is None:
         s.micro_batch = s.batch_size
     s.out_dir = s.out_dir or f"out/{s.task}-{s.method}"
@@ -220,7 +205,8 @@ def label(s):
     usual, usual_at_this_size = complete(same), complete(same | sizes)
     free = {"seed", "out_dir", "device", "resume", "micro_batch", "save_every"}
     words = [s.method] + [f"--init {s.init}"] * (s.init != "scratch")
-    for name in (f.name for f in fields(Settings) if f.name not in free | unused(s).keys()):
+    names = [*SIZES, *(f.name for f in fields(Options))]
+    for name in (name for name in names if name not in free | unused(s).keys()):
         value = getattr(s, name)
         if value != getattr(usual if name in sizes else usual_at_this_size, name):
             words.append(f"--{'no-' * (value is False)}{name}" if isinstance(value, bool)
@@ -228,28 +214,20 @@ def label(s):
     return " ".join(words)
 
 
-def usual_steps(s):
-    """The number of steps that few generated problems exceed."""
-    if s.task == "gsm8k":
-        return s.most_steps
-    sentences = s.hops + 1 if s.task == "prontoqa" else 6 if s.nodes >= 20 else 3
-    return sentences + (s.steps == "names")  # the first says who, or what, is asked
-
-
 def unused(s):
     """{option: why} of those that would change nothing."""
     fill, steps = METHODS[s.method]
-    sizes = " ".join(name for names in SIZES.values() for name in names)
-    others = " ".join(name for name in sizes.split() if name not in SIZES[s.task])
+    sizes, own = " ".join(SIZES), TASKS[s.task].SIZES
+    others = " ".join(name for name in SIZES if name not in own)
     return {name: why for ignored, names, why in [
-        (True, others, f"--task {s.task} has the sizes {', '.join(SIZES[s.task])}"),
-        (not s.generated, sizes + " mixed_size", f"--data {s.data} holds the problems there are"),
+        (True, others, f"--task {s.task} has the sizes {', '.join(own)}"),
+        (not s.generated, sizes + " grow", f"--data {s.data} holds the problems there are"),
         (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has its own"),
         (not fill, "c_thought eot", f"--method {s.method} has no thoughts"),
         (not fill and steps != "stage", "max_latent_stage", f"--method {s.method} has no thoughts"),
         (steps != "stage", "extra_stage uniform_prob epochs_per_stage", "no stages of steps"),
         (steps in ("all", "none"), "epochs_stage_0 reset_optimizer", f"{s.method} has one stage"),
-        (steps != "tokens", "icot_tokens icot_all_beyond icot_smoothing", "it is for icot"),
+        (steps != "tokens", "icot_tokens icot_all_beyond", "it is for icot"),
     ] if ignored for name in names.split()}
 
 
@@ -259,7 +237,7 @@ def check(s, given):
         if name in given:
             raise ValueError(f"--{name} would change nothing: {why}")
     positive = "n_layer n_head n_embd block_size c_thought epochs epochs_per_stage icot_tokens " \
-               "icot_smoothing batch_size micro_batch learning_rate max_new_tokens max_steps"
+               "batch_size micro_batch learning_rate max_new_tokens max_steps"
     counts = "n_train n_valid n_test"
     for name in (positive + " " + counts if s.generated else positive).split():
         if getattr(s, name) is not None and not getattr(s, name) > 0:

@@ -1,0 +1,234 @@
+"""
+Look at runs that are done: how they learned, and what their accuracy is worth.
+
+    python -m analysis --help             all commands, a line each
+    python -m analysis table RUN RUN ..   accuracy, tokens and time of runs, over seeds
+    python -m analysis intervene RUN      whether the answers need the thoughts
+
+A RUN is a folder that train.py has written; for `curve`, `table` and `shortcuts` its metrics.jsonl
+under any name will do, for the others its checkpoint. Only pictures need matplotlib.
+"""
+import argparse
+import json
+import os
+from statistics import mean
+
+import torch
+
+from analysis import draw, graphs, thoughts
+from analysis.runs import (TABLE, checkpoint_of, model_and_problems, print_table, read_metrics,
+                           rows_of_table)
+from curriculum import n_thoughts
+from harness.files import write_whole
+from harness.settings import label
+from harness.start import load_run, tested_problems
+from sample import prompts_of, written_answers
+from tasks.common import points, shortcut_accuracy
+from tasks.prontoqa import last_hops
+from tasks.record import is_correct
+
+
+def curve(args):
+    """Draw training and validation loss, and accuracy, over steps: a column of panels a task."""
+    runs = [read_metrics(path)[:2] for path in args.runs]
+    draw.curve([(s.task, label(s) + f", {s.data}" * (s.data != "generated"), epochs)
+                for s, epochs in runs]).savefig(args.out, dpi=130)
+    print(f"drew {len(runs)} runs to {args.out}")
+
+
+def table(args):
+    """Print a row for all runs that differ in the seed alone: see runs.rows_of_table."""
+    print_table(TABLE, rows_of_table(args.runs))
+
+
+def slim(args):
+    """Write a run's checkpoint anew with weights in float16 and without the optimizer: a sixth."""
+    ckpt = load_run(checkpoint_of(args.run))[0]
+    ckpt["model"] = {name: tensor.half() for name, tensor in ckpt["model"].items()}
+    ckpt["model"]["lm_head.weight"] = ckpt["model"]["wte.weight"]  # one tensor, stored once
+    ckpt.pop("optimizer", None)  # a slim one has none
+    write_whole(args.out, "wb", lambda file: torch.save(ckpt, file))
+    print(f"wrote {os.path.getsize(args.out) / 1e6:.1f} MB to {args.out}")
+
+
+NO_RULES = "no rule applies: the task's guesses read questions in its own words"
+
+
+def print_rules(accuracies):
+    for rule, accuracy in accuracies.items():
+        print(f"{accuracy:6.1%}  {rule}")
+    if not accuracies:
+        print(NO_RULES)
+
+
+def shortcuts(args):
+    """Print what each of the task's rules gets right, beside the model."""
+    s, _, result = read_metrics(args.run)
+    test = tested_problems(s)
+    print(f"{len(test)} test problems of {s.task}, {s.data}")
+    print_rules(shortcut_accuracy(s.task, test))
+    if result:
+        print(f"{result['test_accuracy']:6.1%}  the model, {s.method} with seed {s.seed}")
+
+
+def accuracy(args):
+    """Print a run's accuracy on other problems, at the stage that it has reached, and apart for the
+    problems in which a shortcut is right, silent and wrong: a model that uses none has no gap."""
+    s, ckpt, model, enc, examples = model_and_problems(args.run, args.data, args.device)
+    if args.hops:
+        examples = [last_hops(example, args.hops) for example in examples]
+    c = s.curriculum()
+    prompts = prompts_of(examples, n_thoughts(ckpt["run"]["stage"], c), c, enc)
+    written = written_answers(model, prompts, enc, 64, s.max_new_tokens)
+    right = [is_correct(text, example.answer) for (text, _), example in zip(written, examples)]
+    print(f"the model: {mean(right):.1%} of {len(right)} problems right\n")
+    rows = []
+    for rule, values in points(s.task, examples).items():
+        groups = [[ok for ok, value in zip(right, values) if value == point]
+                  for point in (1, 0.5, 0)]
+        rows.append([rule, f"{mean(values):.1%}",
+                     *(f"{mean(some):.1%} of {len(some)}" if some else "-" for some in groups)])
+    if rows:
+        print_table(["rule", "alone", "the model where it is right", "silent", "wrong"], rows)
+    else:
+        print(NO_RULES)
+
+
+def probe_of(args, *tasks):
+    """That of the command line; ValueError if the run is of another than these tasks."""
+    probe = thoughts.load_probe(args.run, args.data, args.n, args.device)
+    if tasks and probe.task not in tasks:
+        raise ValueError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")
+    return probe
+
+
+def keep(args, **results):
+    """Write OUT.json, and OUT.png by the functions of draw.py that have the results' names."""
+    if not args.out:
+        return
+    with open(args.out + ".json", "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1)
+    names = [name for name in results if hasattr(draw, name)]
+    for i, name in enumerate(names):
+        getattr(draw, name)(results[name]).savefig(args.out + f"-{name}" * (i > 0) + ".png",
+                                                   dpi=130)
+    print(f"\nwrote {args.out}.json" + f" and {args.out}.png" * bool(names))
+
+
+def print_rows(result):
+    """The rows of a measure as a table; shares are in %."""
+    def cell(name, value):
+        if isinstance(value, dict):
+            return f"{value['mean']:+.3f} ({value['nodes']})"
+        if isinstance(value, tuple):
+            return " to ".join(cell(name, end) for end in value)
+        if isinstance(value, float):
+            return f"{value:.1f}" if name == "tokens" else f"{100 * value:.1f}"
+        return "-" if value is None else value
+
+    print(f"{result['n']} problems\n")
+    print_table(result["rows"][0], [[cell(*item) for item in row.items()]
+                                    for row in result["rows"]])
+
+
+def sweep(args):
+    """Answer with fewer and more thoughts than at the last stage."""
+    probe = probe_of(args)
+    result = thoughts.sweep(probe, probe.k if args.most is None else args.most)
+    print_rows(result)
+    keep(args, sweep=result)
+
+
+def tree(args):
+    """Show the search tree of one ProsQA problem, and the frontier over many."""
+    probe = probe_of(args, "prosqa")
+    if not 0 <= args.index < len(probe.examples):
+        raise ValueError(f"--index must be 0 to {len(probe.examples) - 1}")
+    one, many = graphs.tree(probe, args.index), graphs.frontier(probe)
+    print(f"{one['question']}\nanswer: {one['answer']}\n")
+    after = [f"after {k}" for k in range(probe.k + 1)]
+    print_table(["node", "hops", "height", "leads to", "on a shortest way", *after], [
+        [node["node"], "-" if node["hops"] is None else node["hops"], node["height"],
+         " ".join(one["children"].get(node["node"], ())), "yes" if node["optimal"] else "",
+         *(f"{value:.2f}" for value in node["values"])] for node in one["nodes"]])
+    print(f"\nmean over {many['n']} problems of the sum of the highest values in the frontier\n")
+    print_table(["thoughts", "highest", "2 highest", "3 highest", "problems"], [
+        [step["thoughts"], *(f"{mean(values):.2f}" for values in step["top"]), step["problems"]]
+        for step in many["parallelism"] if step["problems"]])
+    keep(args, tree=one, frontier=many)
+
+
+def superposition(args):
+    """Compare thoughts with the embeddings of ProsQA's nodes: mean cosine (number of nodes)."""
+    result = graphs.superposition(probe_of(args, "prosqa"))
+    print_rows(result)
+    keep(args, superposition=result)
+
+
+def intervene(args):
+    """Replace the thoughts by something else, and count the right answers."""
+    result = thoughts.intervene(probe_of(args))
+    print_rows(result)
+    print()
+    print_rules(result["shortcuts"])
+    keep(args, intervene=result)
+
+
+def decode(args):
+    """Show what tokens the thoughts of a few problems are near to, and of which steps they are."""
+    result = thoughts.decode(probe_of(args))
+    for problem in result["problems"][:args.show]:
+        print(f"{problem['question']}\n{' '.join(problem['steps'])}\n{problem['answer']}")
+        for number, thought in enumerate(problem["thoughts"], start=1):
+            tokens = "   ".join(f"{token!r} {p:.2f}" for token, p in
+                                zip(thought["tokens"], thought["probabilities"]))
+            cosine = thought["cosine with the one before"]
+            print(f"  thought {number}  norm {thought['norm']:5.2f}  cosine "
+                  f"{'    -' if cosine is None else f'{cosine:5.2f}'}   {tokens}")
+        print()
+    print_rows(result)
+    keep(args, decode=result)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m analysis",
+                                     description="Look at runs that are done.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    def command(function, several=False):
+        sub = commands.add_parser(function.__name__, description=function.__doc__,
+                                  help=function.__doc__.splitlines()[0].rstrip("."))
+        name = "runs" if several else "run"
+        sub.add_argument(name, nargs="+" if several else None, metavar=name.upper())
+        sub.set_defaults(function=function)
+        return sub
+
+    command(curve, several=True).add_argument("--out", default="curve.png",
+                                              help="picture to write (default: %(default)s)")
+    command(table, several=True)
+    command(slim).add_argument("--out", default="slim.pt", help="(default: %(default)s)")
+    command(shortcuts)
+    for function in (accuracy, sweep, tree, superposition, intervene, decode):
+        sub = command(function)
+        sub.add_argument("--data", help="a file, or what train.py's --data takes (default: its)")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, mps .. (default: auto)")
+        if function is accuracy:
+            sub.add_argument("--hops", type=int, help="ProntoQA: only the last hops of a problem")
+            continue
+        sub.add_argument("--n", type=int, help="problems to look at (default: all)")
+        sub.add_argument("--out", help="write OUT.json and a picture OUT.png")
+        if function is sweep:
+            sub.add_argument("--most", type=int, help="thoughts (default: as the run had at last)")
+        if function is tree:
+            sub.add_argument("--index", type=int, default=0, help="which problem to show, from 0")
+        if function is decode:
+            sub.add_argument("--show", type=int, default=3, help="problems shown (default: 3)")
+    args = parser.parse_args(argv)
+    try:
+        args.function(args)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"analysis: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Runs that are done: reading their logs and checkpoints, and a table of many."""
+import json
+import os
+from statistics import mean, stdev
+
+from curriculum import METHODS
+from harness.settings import Settings, label, read_settings
+from harness.start import load_run, pick_device, tested_problems
+from tasks.common import read_examples, shortcut_accuracy
+
+
+def read_metrics(path):
+    """(Settings, lines on epochs, line of test results or None) of a run; ValueError if none."""
+    if os.path.isdir(path):
+        path = os.path.join(path, "metrics.jsonl")
+    try:
+        with open(path, encoding="utf-8") as file:
+            header, *lines = map(json.loads, file)
+        s = read_settings(header["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no metrics.jsonl of train.py ({error})") from None
+    result = lines.pop() if lines and "test_accuracy" in lines[-1] else None
+    return s, lines, result
+
+
+def checkpoint_of(run):
+    return os.path.join(run, "ckpt.pt") if os.path.isdir(run) else run
+
+
+def model_and_problems(run, data=None, device="auto"):
+    """Settings, checkpoint, model, Encoding of a run, and Examples to try it with: of a file, of
+    what load_splits takes, or by default the run's own test split."""
+    ckpt, model, enc = load_run(checkpoint_of(run), pick_device(device))
+    s = Settings(**ckpt["settings"])
+    source = data or s.data
+    examples = read_examples(source) if os.path.isfile(source) else tested_problems(s, source)
+    return s, ckpt, model.eval(), enc, examples
+
+
+def print_table(names, rows):
+    for row in (names, ["---"] * len(names), *rows):
+        print(f"| {' | '.join(map(str, row))} |")
+
+
+TABLE = ["task", "data", "method", "seeds", "after each stage", "test", "sd", "best guess",
+         "tokens", "ms", "minutes"]
+
+
+def rows_of_table(paths):
+    """A row of TABLE for all runs that differ in the seed alone, averaged; sd is over them.
+
+    Accuracy is in %, after each stage on validation problems. best guess: that of the best rule on
+    the same test problems, if they are generated; tokens: written ones and thoughts a problem; ms:
+    to write the answer to a problem, in batches; minutes: of the whole training.
+    """
+    groups = {}
+    for path in paths:
+        s, epochs, result = read_metrics(path)
+        if result is None:
+            raise ValueError(f"{path} has no test results: the run is not done")
+        key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))
+        groups.setdefault(key, []).append((s, epochs, result))
+    rows = []
+    for (task, _, _, data, name), runs in sorted(groups.items()):
+        settings, histories, results = zip(*runs)
+        by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
+                    for epochs in histories]
+        stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
+        tests = [100 * result["test_accuracy"] for result in results]
+        spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
+        guess = f"{mean(map(best_guess, settings)):.1f}" if settings[0].generated else ""
+        tokens, milliseconds, minutes = (
+            scale * mean(result[key] for result in results) for key, scale in
+            [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
+        rows.append([f"`{task}`", data, f"`{name}`", len(runs), stages, f"{mean(tests):.1f}",
+                     spread, guess, f"{tokens:.1f}", f"{milliseconds:.0f}", f"{minutes:.0f}"])
+    return rows
+
+
+def best_guess(s):
+    """The accuracy in % of the rule that has most of a run's test problems."""
+    return 100 * max(shortcut_accuracy(s.task, tested_problems(s)).values())

@@ -1,0 +1,40 @@
+"""Files that cannot be trusted: disks fill up, and strangers wrote what we read."""
+import os
+import zipfile
+
+import torch
+
+
+def write_whole(path, mode, write):
+    """Let write(file) make a new version of a file. Whatever ends it on the way, a crash or a full
+    disk, leaves the old version as it was. Raises OSError, in a sentence."""
+    part = path + ".tmp"
+    try:
+        with open(part, mode) as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        if os.path.exists(part):
+            os.remove(part)
+        if isinstance(error.__context__, OSError):  # torch.save hides it behind an error of its own
+            error = error.__context__
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"cannot write {path} ({reason}): what it held before is still there; make "
+                      "room, and --resume the run") from None
+
+
+def read_torch(path):
+    """What torch saved in a file, on the CPU; runs no code of the file. Raises ValueError."""
+    try:
+        zipped = zipfile.is_zipfile(path)  # not in the format before torch 1.6
+        if zipped:
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"its part {damaged} is damaged")
+        mmap = zipped and os.name != "nt"  # Windows replaces no file that is mapped
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # of half a dozen types
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot read {path} as a file torch saved: {reason}") from None

@@ -1,0 +1,60 @@
+"""
+One run on several GPUs or machines: what a process needs to know of the others.
+
+    torchrun --nproc_per_node=4 train.py --task prosqa
+
+starts four processes, or ranks. Each holds the whole model and takes every fourth problem of a
+batch; before a step the gradients are summed over the ranks, so that four train as one does.
+"""
+import os
+
+import torch
+import torch.distributed as dist
+
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join(device):
+    """Meet the other ranks, if there are any, to talk with them from this device."""
+    if RANKS == 1:
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def leave():
+    if dist.is_initialized():
+        dist.barrier()  # nobody hangs up while another still talks
+        dist.destroy_process_group()
+
+
+def share(items):
+    """Every RANKS-th of a list, beginning at this rank's."""
+    return items[RANK::RANKS]
+
+
+def micro_batches(batch, size):
+    """This rank's share of a batch, cut into lists of `size`; none where a batch is too small."""
+    mine = share(batch)
+    return [mine[i:i + size] for i in range(0, len(mine), size)]
+
+
+def sum_gradients(model):
+    """Give every parameter the sum of the gradients that the ranks have for it."""
+    if RANKS == 1:
+        return
+    for p in model.parameters():
+        if p.grad is None:  # this rank had no share of the batch
+            p.grad = torch.zeros_like(p)
+    for handle in [dist.all_reduce(p.grad, async_op=True) for p in model.parameters()]:
+        handle.wait()
+
+
+def total(numbers, device):
+    """A list of numbers, each summed over the ranks."""
+    if RANKS == 1:
+        return numbers
+    tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()

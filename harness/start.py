@@ -1,0 +1,173 @@
+"""How a run starts, anew or from its checkpoint, and how a finished one's model is loaded."""
+import os
+from dataclasses import asdict
+
+import tiktoken
+import torch
+
+from curriculum import METHODS
+from data import fitting, gpt2_encoding, markers_of, text_of, word_encoding
+from harness.files import read_torch
+from harness.keeper import Run, machine_of
+from harness.ranks import RANK, RANKS, join
+from harness.settings import Settings, check, complete, read_settings
+from model import GPT, GPT2_SHA256, GPT2_URL, GPTConfig, n_head_beside, weights_file
+from tasks.common import GENERATED, load_splits
+
+
+def settings_of_new_run(given):
+    """Settings of the options given. ValueError if the run's folder cannot be had."""
+    s = complete(given, saved_settings(given.get("init", "scratch")))
+    try:
+        os.makedirs(s.out_dir, exist_ok=True)
+        held = [name for name in os.listdir(s.out_dir) if not name.endswith(".tmp")]
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {s.out_dir} ({error.strerror}): choose another "
+                         "--out_dir") from None
+    if "ckpt.pt" in held:
+        raise ValueError(f"{s.out_dir} holds a run: --resume it, or choose another --out_dir")
+    if held and RANK == 0:  # the other ranks may find what this one has begun to write
+        raise ValueError(f"{s.out_dir} is not empty: choose another --out_dir")
+    return s
+
+
+def settings_of_resumed_run(given):
+    """Those of the checkpoint. ValueError if an option contradicts them; a few are free."""
+    free = {"resume", "out_dir", "device", "epochs", "micro_batch", "max_steps", "save_every"}
+    task, method = given.get("task", Settings.task), given.get("method", Settings.method)
+    out_dir = given.get("out_dir") or f"out/{task}-{method}"
+    path = os.path.join(out_dir, "ckpt.pt")
+    if not os.path.exists(path):
+        raise ValueError(f"nothing to resume: there is no {path}")
+    ckpt = load_run(path)[0]
+    if "optimizer" not in ckpt:
+        raise ValueError(f"{path} has no optimizer to go on with: start anew by --init {path}")
+    saved, steps = ckpt["settings"], ckpt["run"]["step"]
+    for name, value in given.items():
+        if name not in free and value != saved[name]:
+            raise ValueError(f"--{name} is {value}, but {saved[name]} in the run of {path}")
+    if given.get("max_steps", steps + 1) <= steps:
+        raise ValueError(f"--max_steps must be more than the {steps} steps that {path} has done")
+    s = Settings(**saved | {"max_steps": None} | given | {"out_dir": out_dir})
+    check(s, {})
+    return s
+
+
+def saved_settings(path):
+    """The Settings in a checkpoint of train.py; None if the path is anything else."""
+    saved = read_torch(path) if os.path.isfile(path) else None
+    ours = isinstance(saved, dict) and "settings" in saved
+    return Settings(**load_run(path)[0]["settings"]) if ours else None
+
+
+def start(s):
+    """(splits, model, Encoding, optimizer, Run): all that train.py's loop needs besides Settings,
+    for a new run or a resumed one. splits as load_splits has them, of problems that fit."""
+    torch.manual_seed(s.seed)
+    device = pick_device(s.device)
+    join(device)
+    print(f"on {device}: {machine_of(device)}, {torch.get_num_threads()} threads, torch "
+          f"{torch.__version__}", flush=True)
+    drawn, valid, test = load_splits(s.data, s.task, s.size(), s.grow, s.seed, s.n_train,
+                                     s.n_valid, s.n_test)
+    if not s.resume:
+        model, enc = start_model(s, [text_of(example) for example in drawn(0)])
+        model.to(device)
+        optimizer, run = new_optimizer(s, model), Run()
+    else:
+        ckpt, model, enc = load_run(os.path.join(s.out_dir, "ckpt.pt"), device, s.dropout)
+        optimizer, run = new_optimizer(s, model), Run(**ckpt["run"])
+        optimizer.load_state_dict(ckpt["optimizer"])
+        torch.set_rng_state(ckpt["rng"])
+        if device.type == "cuda" and "cuda_rng" in ckpt:  # a run may have moved from a CPU
+            torch.cuda.set_rng_state(ckpt["cuda_rng"], device)
+    if RANK > 0:  # dropout differs in every rank
+        torch.manual_seed(s.seed + 1_000_003 * RANK + run.step)
+
+    def fit(examples):
+        return fitting(examples, enc, s.curriculum(), model.config.block_size)
+    return (lambda epoch: fit(drawn(epoch)), fit(valid), fit(test)), model, enc, optimizer, run
+
+
+def pick_device(name):
+    """The torch.device of a name; auto is the fastest there is. ValueError if it cannot be used."""
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if RANKS > 1 and name.startswith("cuda"):  # a GPU each
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(f"no device {name} here ({reason}): try --device cpu") from None
+    return torch.device(name)
+
+
+def new_optimizer(s, model):
+    return torch.optim.AdamW(model.parameters(), s.learning_rate, betas=(0.9, s.beta2),
+                             weight_decay=s.weight_decay, fused=True)
+
+
+def start_model(s, texts):
+    """A model and its Encoding, as --init and --tokenizer say; texts give a new one its words."""
+    if s.init == "scratch":
+        enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(texts)
+        sizes = (s.block_size, enc.n_vocab, s.n_layer, s.n_head, s.n_embd, s.dropout)
+        return GPT(GPTConfig(*sizes)), enc
+    if not saved_settings(s.init):
+        return load_gpt2(s.init, s.dropout)
+    ckpt, model, enc = load_run(s.init, dropout=s.dropout)
+    if not METHODS[ckpt["settings"]["method"]].fill:  # then its markers start now
+        rows = model.wte.weight.data
+        rows[list(markers_of(enc))] = rows[enc.encode_ordinary("<<")[0]].clone()
+    return model, enc
+
+
+def load_run(path, device="cpu", dropout=0.0):
+    """(checkpoint dict, model, Encoding) as train.py saved them; ValueError for any other file."""
+    ckpt = read_torch(path)
+    if not (isinstance(ckpt, dict) and "settings" in ckpt):
+        raise ValueError(f"{path} is no checkpoint of train.py")
+    try:
+        ckpt["settings"], _ = asdict(read_settings(ckpt["settings"])), Run(**ckpt["run"])
+        enc = tiktoken.Encoding(**ckpt["encoding"])
+        model = GPT(GPTConfig(**ckpt["config"] | {"dropout": dropout}))
+        model.load_state_dict(ckpt["model"])
+    except Exception as error:  # whatever a stranger's file provokes
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is no checkpoint of this version of train.py: {reason}") from None
+    return ckpt, model.to(device), enc
+
+
+def load_gpt2(source, dropout=0.0):
+    """(model, Encoding) of a name or path that GPT.from_pretrained takes, with rows for our special
+    tokens. ValueError, in a sentence, for anything else."""
+    if source not in GPT2_SHA256 and not os.path.exists(source):
+        raise ValueError(f"no weights at {source}: name a file, or {', '.join(GPT2_SHA256)}")
+    try:
+        path = weights_file(source)
+    except Exception as error:  # of whatever type a network, or half a file, raises
+        raise ValueError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it where "
+                         "there is a network, and give its path instead") from None
+    tensors = read_torch(path)
+    try:
+        model = GPT.from_pretrained(dict(tensors), n_head_beside(path), dropout)
+    except KeyError as error:
+        raise ValueError(f"{path} holds no GPT-2: it has no matrix {error.args[0]}") from None
+    except Exception as error:  # missing, unexpected or misshapen tensors, or none at all
+        raise ValueError(f"{path} holds no whole GPT-2: {error}") from None
+    enc = gpt2_encoding()
+    if not 50257 <= model.config.vocab_size <= enc.n_vocab:
+        raise ValueError(f"{path} has {model.config.vocab_size} tokens, which are not GPT-2's")
+    model.grow_vocab(enc.n_vocab, like=enc.encode_single_token("<<"))  # as official run.py:145-157
+    return model, enc
+
+
+def tested_problems(s, source=None):
+    """The Examples that a run of these Settings is tested on, or those of another source: 500 if
+    they are generated, all if they come from files."""
+    source = source or s.data
+    new = source in GENERATED
+    n_test = s.n_test if new == s.generated else 500 if new else 0
+    return load_splits(source, s.task, s.size(), False, s.seed, 1, 1, n_test)[2]

@@ -1,0 +1,251 @@
+"""
+ProsQA asks which of two concepts an entity is (paper, appendix A).
+
+The sentences of a question are the edges of a graph, in which the entity leads to one option and
+somebody else to the other. The released files hold lists of such records. One small record, exactly
+as problems("prosqa", 1, seed=1, nodes=8) returns it:
+    {"question": "Every jelpus is a quimpus. Every chorpus is a dumpus. Tom is a dumpus. Tom is a
+     chorpus. Tom is a yimpus. Rex is a jelpus. Is Rex a quimpus or yimpus?", "steps": ["Rex is a
+     jelpus.", "Every jelpus is a quimpus."], "answer": "Rex is a quimpus.", "idx_to_symbol":
+     ["Tom", "Rex", "jelpus", "quimpus", "yimpus", "chorpus", "dumpus"], "edges": [[1, 2], [2, 3],
+     [0, 4], [0, 5], [5, 6], [0, 6]], "root": 1, "target": 3, "neg_target": 4}
+
+Names, rules and constants of the generator are recovered from the released files.
+"""
+import math
+import re
+
+from tasks.record import STEPS, Size, is_correct
+
+URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data/prosqa_{}.json"
+OFFICIAL = {
+    "prosqa_train.json": (URL.format("train"), None),
+    "prosqa_valid.json": (URL.format("valid"),
+                          "c74e0de24f1e90ec48b1a993e6458a7be4caeef3928f5104e3c2e45d689a5249"),
+    "prosqa_test.json": (URL.format("test"), None),
+}
+SIZES = {"nodes": Size(28, range(8, 41), "8..40, as there are names for 2 entities, 38 concepts"),
+         "steps": STEPS}
+BALANCED, GROW_EPOCHS = True, 6
+
+
+def most_steps(size):
+    """The number of steps that few problems of this size exceed."""
+    hops = 6 if size["nodes"] >= 20 else 3
+    return hops + (size["steps"] == "names")  # the first of the names is that of who is asked about
+
+
+SCRATCH = {"nodes": 8, "steps": "names", "grow": True, "eot": False, "max_latent_stage": most_steps,
+           "extra_stage": True, "epochs_stage_0": 10, "epochs": 32, "decay_epochs": 8}
+PAPER = {"n_train": 17886, "n_valid": 300, "icot_all_beyond": 72}
+
+
+ENTITIES = """Alex Bob Carol Davis Eva Fae Gabriel Jack Max Oliver Polly Rex Sally Sam Stella Tom
+    Wren""".split()
+CONCEPTS = """bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus grimpus gwompus
+    hilpus impus jelpus jompus kerpus lempus lorpus numpus quimpus rempus rompus rorpus scrompus
+    shumpus sterpus storpus terpus timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus zhorpus
+    zumpus""".split()
+POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # relative chance of k parents
+
+
+def draw(rng, nodes, steps, balanced=False, growth=None):
+    """Return (edges, path, distractor, steps): a graph, a shortest way to the answer, the wrong
+    option, and how the way is written.
+
+    The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
+    below only the other: so depth alone betrays much. Balanced problems have both options at one
+    depth and toss a coin for who is asked. Growing problems (see common.problems) are two bare
+    chains below growth 1, and then graphs of 6 nodes to all. Source: recovered from the files.
+    """
+    if growth is not None and growth < 1:
+        return *draw_chains(rng, rng.randint(6, 10)), steps
+    nodes = nodes if growth is None else rng.randint(6, nodes)
+    hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
+    depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
+    while True:
+        parents, family, depth = draw_graph(rng, nodes)
+        inner = {parent for above in parents for parent in above}
+        leaves = [[node for node in range(2, nodes) if family[node] == own and node not in inner]
+                  for own in ({0}, {1})]
+        deepest = max((depth[leaf] for leaf in leaves[0] + leaves[1]), default=0)
+        if balanced:
+            leaves = [[leaf for leaf in side if depth[leaf] == depth_wanted] for side in leaves]
+        if all(leaves) and (balanced or hops[0] <= deepest <= 6):
+            break
+
+    if balanced:
+        target = rng.choice(rng.choice(leaves))
+    else:
+        target = rng.choice([leaf for leaf in leaves[0] + leaves[1] if depth[leaf] == deepest])
+    root = 0 if target in leaves[0] else 1
+    distractor = rng.choice(leaves[1 - root])
+    path = [target]
+    while path[0] != root:
+        nearer = [parent for parent in parents[path[0]] if depth[parent] == depth[path[0]] - 1]
+        path.insert(0, rng.choice(nearer))
+
+    # A node without any edge occurs in no sentence: drop those, and number the others anew.
+    kept = [node for node in range(nodes) if parents[node] or node in inner]
+    new = {node: i for i, node in enumerate(kept)}
+    edges = [[new[parent], new[node]] for node in kept for parent in parents[node]]
+    return edges, [new[node] for node in path], new[distractor], steps
+
+
+def draw_chains(rng, nodes):
+    """Return (edges, path, distractor) of a graph without branches: one chain from each entity."""
+    chains, edges = [[0], [1]], []
+    for node in range(2, nodes):
+        chain = chains[node - 2] if node < 4 else rng.choice(chains)
+        edges.append([chain[-1], node])
+        chain.append(node)
+    path, other = rng.sample(chains, 2)
+    return edges, path, other[-1]
+
+
+def draw_graph(rng, nodes):
+    """Return three lists by node: its parents (earlier nodes), its family, and its depth.
+
+    Nodes 0 and 1 are the entities that may be asked about. A node's family is the set of those two
+    that it descends from, and its depth the distance to the nearer one, or infinity without any.
+    """
+    parents, family, depth, weight = [[], []], [{0}, {1}], [0, 0], [1, 1]
+    for node in range(2, nodes):
+        pool, side = range(node), rng.random()
+        if side < 0.80:  # most nodes stay within one family, or soon all would belong to both
+            own = {0} if side < 0.35 else {1}
+            pool = [old for old in pool if family[old] == own]
+        weights = [weight[old] for old in pool]
+        above, wanted = [], min(rng.choices(range(12), POISSON)[0], len(pool))
+        while len(above) < wanted:
+            parent = rng.choices(pool, weights)[0]
+            if parent not in above:
+                above.append(parent)
+        parents.append(above)
+        family.append(set().union(*(family[parent] for parent in above)))
+        depth.append(1 + min((depth[parent] for parent in above), default=math.inf))
+        weight.append(1 + 1.5 * depth[node] if len(family[node]) == 1 else 1)  # favours long chains
+    return parents, family, depth
+
+
+def word(rng, edges, path, distractor, steps):
+    """Return the record, with the released files' extra keys: the graph, by index of node. A step
+    is a sentence for each edge of the path, or just the name of each node."""
+    concepts = {child for _, child in edges}
+    names = {True: rng.sample(CONCEPTS, len(CONCEPTS)), False: rng.sample(ENTITIES, len(ENTITIES))}
+    name = [names[node in concepts].pop() for node in range(max(concepts) + 1)]
+
+    def sentence(parent, child):
+        return f"{'Every ' * (parent in concepts)}{name[parent]} is a {name[child]}."
+
+    facts = rng.sample([sentence(*edge) for edge in edges], len(edges))
+    root, target = path[0], path[-1]
+    option, other = rng.sample([name[target], name[distractor]], 2)
+    return {
+        "question": " ".join(facts) + f" Is {name[root]} a {option} or {other}?",
+        "steps": ([sentence(*edge) for edge in zip(path, path[1:])] if steps == "sentences"
+                  else [name[node] for node in path]),
+        "answer": f"{name[root]} is a {name[target]}.",
+        "idx_to_symbol": name, "edges": edges,
+        "root": root, "target": target, "neg_target": distractor,
+    }
+
+
+def read_question(question):
+    """([(parent, child), ..], who is asked about, [the two options]) of a ProsQA question."""
+    edges = re.findall(r"(\w+) is a (\w+)\.", question)
+    entity, *options = re.search(r"Is (\w+) a (\w+) or (\w+)\?$", question).groups()
+    return edges, entity, options
+
+
+def guesses(question):
+    """{rule: answer}, None where the rule sees no difference. No rule looks at who is asked."""
+    edges, entity, options = read_question(question)
+    parents = {}
+    for parent, child in edges:
+        parents.setdefault(child, []).append(parent)
+    above = {option: distances(option, parents) for option in options}
+    entities = {option: [d for node, d in above[option].items() if node not in parents]
+                for option in options}
+    place = {option: question.index(option + ".") for option in options}
+
+    def the_one_with_more(score):
+        first, second = map(score, options)
+        return None if first == second else options[first < second]
+
+    bets = {
+        "first option": options[0],
+        "fewer mentions": the_one_with_more(lambda option: -len(parents[option])),
+        "first mentioned later": the_one_with_more(lambda option: place[option]),
+        "not within 2 hops of anybody": the_one_with_more(lambda option: min(entities[option]) > 2),
+        "farther from its nearest entity": the_one_with_more(lambda option: min(entities[option])),
+        "more ancestors": the_one_with_more(lambda option: len(above[option])),
+    }
+    return {rule: bet and f"{entity} is a {bet}." for rule, bet in bets.items()}
+
+
+def distances(node, neighbors):
+    """{node that can be reached: over how many edges}, the node itself at 0. neighbors: {node:
+    [those one edge away]}, its parents, say, or its children."""
+    found, frontier = {node: 0}, [node]
+    for here in frontier:
+        for there in neighbors.get(here, ()):
+            if there not in found:
+                found[there] = found[here] + 1
+                frontier.append(there)
+    return found
+
+
+class Graph:
+    """A ProsQA problem, read off its text. A node is its name."""
+
+    def __init__(self, example):
+        edges, self.root, self.options = read_question(example.question)
+        self.children = {}  # {node: its nodes below, ..}
+        for parent, child in edges:
+            self.children.setdefault(parent, []).append(child)
+        self.concepts = sorted({child for _, child in edges})  # all but the entities
+        self.target = re.search(r"(\w+)\.$", example.answer)[1]
+
+    def below(self, node):
+        """{node: hops to it} of all that can be reached."""
+        return distances(node, self.children)
+
+    def height(self, node):
+        """Hops to the nearest leaf (paper, section 4.4; its Figure 5 says the farthest)."""
+        return min(hops for leaf, hops in self.below(node).items() if leaf not in self.children)
+
+    def leads_to_target(self, node):
+        return self.target in self.below(node)
+
+
+CATEGORIES = ["correct path", "longer path", "correct label", "incorrect label", "wrong target",
+              "hallucination"]
+
+
+def category(example, written):
+    """Which of CATEGORIES an answer belongs to. Steps that were thought are not written, so a path
+    may begin anywhere below the one who is asked about; it is then the best that goes on so."""
+    graph = Graph(example)
+    steps, _, label = written.partition("###")
+    sentences, names = re.findall(r"(\w+) is a (\w+)", steps), steps.split()
+    if not names:
+        return "correct label" if is_correct(written, example.answer) else "incorrect label"
+    edges = sentences or list(zip(names, names[1:]))  # a step may be a bare name, too
+    nodes = [parent for parent, _ in edges] + [edges[-1][1] if edges else names[0]]
+    reached = graph.below(graph.root)
+    connected = all(child == node for (_, child), node in zip(edges, nodes[1:]))
+    real = all(child in graph.children.get(parent, ()) for parent, child in edges)
+    if not (connected and real and nodes[0] in reached):
+        return "hallucination"
+    if nodes[-1] != graph.target:
+        return "wrong target"
+    hops = reached[nodes[0]] + len(edges)
+    return "correct path" if hops == reached[graph.target] else "longer path"
+
+
+def shortest_ways(graph):
+    """The nodes on any shortest way from the root to the target."""
+    down = graph.below(graph.root)
+    return {node for node in down if graph.target in graph.below(node)
+            and down[node] + graph.below(node)[graph.target] == down[graph.target]}
