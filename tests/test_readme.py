@@ -58,6 +58,6 @@ def test_the_readmes_curriculum_differs_from_the_codes():
 def test_the_readme_names_an_option_that_does_not_exist():
     from harness.settings import Settings
     others = "index question n_thoughts ckpt n no-reset_optimizer no-grow help out show " \
-             "columns batch_size n_embd rounds nproc_per_node"
+             "columns stages rounds nproc_per_node"
     known = set(Settings.__dataclass_fields__) | set(others.split())
     assert set(re.findall(r"--([a-zA-Z][\w-]*)", README)) <= known
