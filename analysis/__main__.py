@@ -16,24 +16,49 @@ from statistics import mean
 import torch
 
 from analysis import draw, graphs, thoughts
-from analysis.runs import (TABLE, checkpoint_of, model_and_problems, print_table, read_metrics,
-                           rows_of_table)
-from curriculum import n_thoughts
+from analysis.runs import (TABLE, best_guess, checkpoint_of, model_and_problems, print_table,
+                           read_metrics, rows_of_table)
+from curriculum import NO_LOSS, Curriculum, Markers, build, n_thoughts
 from harness.files import write_whole
 from harness.settings import label
 from harness.start import load_run, tested_problems
 from sample import prompts_of, written_answers
 from tasks.common import points, shortcut_accuracy
 from tasks.prontoqa import last_hops
-from tasks.record import is_correct
+from tasks.record import Example, is_correct
 
 
 def curve(args):
-    """Draw training and validation loss, and accuracy, over steps: a column of panels a task."""
+    """Draw loss and accuracy over training; of runs that differ in the seed alone, one is bold."""
     runs = [read_metrics(path)[:2] for path in args.runs]
-    draw.curve([(s.task, label(s) + f", {s.data}" * (s.data != "generated"), epochs)
-                for s, epochs in runs]).savefig(args.out, dpi=130)
+    draw.curve([(f"{s.task}, {s.data}: {label(s)}", epochs) for s, epochs in runs]).savefig(
+        args.out, dpi=130)
     print(f"drew {len(runs)} runs to {args.out}")
+
+
+def bars(args):
+    """Draw the accuracy of methods, where a guess helps and where none does, over all seeds."""
+    groups = {}
+    for s, _, result in map(read_metrics, args.runs):
+        if result and label(s) == s.method in draw.COLORS:
+            groups.setdefault((s.task, s.data, s.method), []).append((s, result))
+    rows = []
+    for (task, data, method), runs in groups.items():
+        n = sum(result["test_n"] for _, result in runs)
+        right = round(sum(result["test_n"] * result["test_accuracy"] for _, result in runs))
+        rows.append({"task": task, "data": data, "method": method, "accuracy": right / n,
+                     "interval": thoughts.interval(right, n), "guess": best_guess(runs[0][0])})
+    draw.bars(rows).savefig(args.out, dpi=130)
+    print(f"drew {len(rows)} bars to {args.out}")
+
+
+def passes(args):
+    """Draw which pass computes which columns of a row, at stage 2 of three steps."""
+    ids, targets = build(Example([*"QQQ"], [*"123"], [*"A"]), 2, Curriculum(),
+                         Markers("<bot>", "<eot>", "T", "P"))
+    draw.passes(ids, [token == "T" for token in ids], [target != NO_LOSS for target in targets]
+                ).savefig(args.out, dpi=130)
+    print(f"drew {args.out}")
 
 
 def table(args):
@@ -198,13 +223,14 @@ def main(argv=None):
     def command(function, several=False):
         sub = commands.add_parser(function.__name__, description=function.__doc__,
                                   help=function.__doc__.splitlines()[0].rstrip("."))
-        name = "runs" if several else "run"
-        sub.add_argument(name, nargs="+" if several else None, metavar=name.upper())
+        if several is not None:
+            name = "runs" if several else "run"
+            sub.add_argument(name, nargs="+" if several else None, metavar=name.upper())
         sub.set_defaults(function=function)
         return sub
 
-    command(curve, several=True).add_argument("--out", default="curve.png",
-                                              help="picture to write (default: %(default)s)")
+    for sub in (command(curve, several=True), command(bars, several=True), command(passes, None)):
+        sub.add_argument("--out", default="out.png", help="the picture (default: %(default)s)")
     command(table, several=True)
     command(slim).add_argument("--out", default="slim.pt", help="(default: %(default)s)")
     command(shortcuts)

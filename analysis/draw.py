@@ -1,8 +1,8 @@
 """The pictures of `python -m analysis`: matplotlib Figures of the numbers that it prints."""
-from itertools import cycle
+from itertools import pairwise
 from textwrap import fill
 
-COLORS = ["C0", "C1", "C2", "C3", "C4", "C5", "C8", "C9"]
+COLORS = {"coconut": "C0", "pause_as_thought": "C1", "cot": "C2", "no_cot": "C7"}
 
 
 def new_figure(width, height, rows=1, columns=1, **options):
@@ -15,45 +15,80 @@ def new_figure(width, height, rows=1, columns=1, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def curve(runs):
-    """Loss and accuracy over steps, of [(task, label, lines on epochs), ..]: two panels a task."""
-    tasks = sorted({task for task, _, _ in runs})
-    colors = dict(zip(dict.fromkeys(label for _, label, _ in runs), cycle(COLORS)))
-    figure, panels = new_figure(1 + 4.2 * len(tasks), 5.6, 2, len(tasks), sharex="col",
-                                sharey="row")
-    for task, (above, below) in zip(tasks, panels.T):
-        labelled = set()
-        some = [(label, epochs) for own, label, epochs in runs if own == task and epochs]
-        for label, epochs in some:
-            steps = [line["step"] for line in epochs]
-            style = {"color": colors[label], "linewidth": 1, "alpha": 0.8}
-            above.plot(steps, [line["train_loss"] for line in epochs], linestyle=":", **style)
-            above.plot(steps, [line["val_loss"] for line in epochs], **style)
-            below.plot(steps, [100 * line["val_accuracy"] for line in epochs], **style,
-                       label=fill(label, 40) if label not in labelled else None)
-            labelled.add(label)
-        mark_stages(above, below, [epochs for _, epochs in some])
-        above.set(title=task, yscale="log")
-        below.set(xlabel="optimizer steps", ylim=(0, 103))
-        below.legend(loc="lower right", fontsize="small")
-    panels[0, 0].set_ylabel("loss, nats a supervised token\n(dotted: in training)")
-    panels[1, 0].set_ylabel("accuracy on validation problems, %")
+def passes(tokens, thought, learned):
+    """The columns of a row against its forward passes: which pass computes which columns, and where
+    its last state goes. thought, learned: whether each token is a thought, and has a loss."""
+    starts = [0, *(i for i, is_thought in enumerate(thought) if is_thought), len(tokens)]
+    figure, ((panel,),) = new_figure(7, 0.7 * len(starts))
+    for row, (start, end) in enumerate(pairwise(starts)):
+        for column, token in enumerate(tokens[:end]):
+            color = "0.92" if column < start else "#ffc27a" if thought[column] else "#a9cdea"
+            panel.text(column, row, f"{token:^5}", ha="center", va="center", family="monospace",
+                       color="0.6" if column < start else "black",
+                       bbox={"boxstyle": "round", "facecolor": color, "edgecolor": "none"})
+        if end < len(tokens):
+            panel.annotate("", (end, row + 0.72), (end - 1, row + 0.28), arrowprops={
+                "arrowstyle": "-|>", "color": "C1", "linewidth": 2})
+    for column in (column for column, is_learned in enumerate(learned) if is_learned):
+        panel.text(column, len(starts) - 1.4, "loss", ha="center", color="C3")
+    panel.set(xlim=(-0.6, len(tokens) - 0.4), ylim=(len(starts) - 1.3, -0.5), xticks=[],
+              yticks=range(len(starts) - 1), xlabel="gray: read from the cache; orange: a thought, "
+              "which is the last state of the pass before",
+              yticklabels=[f"pass {i}" for i in range(1, len(starts))])
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0)
     return figure
 
 
-def mark_stages(above, below, runs):
-    """A dashed line where the first run that has stages enters one, with the stage's number."""
-    starts = []  # of each run: [(step, stage), ..]
-    for epochs in runs:
-        before = [{"step": 0, "stage": None}, *epochs]
-        starts.append([(last["step"], line["stage"]) for last, line in zip(before, epochs)
-                       if line["stage"] != last["stage"]])
-    for step, stage in max(starts, key=len, default=[]):
-        for panel in (above, below):
-            panel.axvline(step, color="gray", linewidth=0.7, linestyle="--")
-        above.annotate(f"stage {stage}" if stage == 0 else str(stage), (step, 1), (3, -9),
-                       xycoords=("data", "axes fraction"), textcoords="offset points",
-                       fontsize="small", color="gray")
+def bars(groups):
+    """Accuracy by method, with its interval: [{task, data, method, accuracy, interval, guess}, ..].
+    A panel for each task, left where a guess helps and right where none does; dashed: the guess."""
+    tasks, datas = (sorted({group[key] for group in groups}, reverse=key == "data")
+                    for key in ("task", "data"))
+    figure, panels = new_figure(7, 2.6 * len(tasks), len(tasks), len(datas), sharex=True,
+                                sharey=True)
+    for task, row in zip(tasks, panels):
+        for data, panel in zip(datas, row):
+            some = [group for group in groups if (group["task"], group["data"]) == (task, data)]
+            if not some:
+                panel.axis("off")
+                continue
+            some.sort(key=lambda group: -list(COLORS).index(group["method"]))
+            panel.barh([group["method"] for group in some], [100 * g["accuracy"] for g in some],
+                       xerr=spread(some), capsize=3, color=[COLORS[g["method"]] for g in some])
+            panel.axvline(100 * some[0]["guess"], color="C3", linestyle="--", label="best guess")
+            panel.set(title=f"{task}, {data}", xlim=(0, 103))
+    for panel in panels[-1]:
+        panel.set_xlabel("accuracy, %")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right")
+    return figure
+
+
+def curve(runs):
+    """Loss and accuracy over steps, of [(label, lines on epochs), ..]: of each label the first run
+    is bold, the others faint. A dashed line stands where a stage begins."""
+    figure, ((above,), (below,)) = new_figure(7, 6.4, 2, sharex=True)
+    labels = list(dict.fromkeys(label for label, _ in runs))
+    for i, (label, epochs) in enumerate(runs):
+        first = label not in (other for other, _ in runs[:i])
+        style = {"color": f"C{labels.index(label)}", "linewidth": 2 if first else 0.8,
+                 "alpha": 1 if first else 0.45}
+        steps = [line["step"] for line in epochs]
+        above.plot(steps, [line["train_loss"] for line in epochs], linestyle=":", **style)
+        above.plot(steps, [line["val_loss"] for line in epochs], **style)
+        below.plot(steps, [100 * line["val_accuracy"] for line in epochs], **style,
+                   label=fill(label, 60) if first else None)
+    for last, line in pairwise([{"step": 0, "stage": None}, *runs[0][1]]):
+        if line["stage"] != last["stage"]:
+            for panel in (above, below):
+                panel.axvline(last["step"], color="0.6", linewidth=0.8, linestyle="--")
+            above.annotate(f"stage {line['stage']}", (last["step"], 1), (3, -4), color="0.4",
+                           rotation=90, va="top", xycoords=("data", "axes fraction"),
+                           textcoords="offset points")
+    above.set(yscale="log", ylabel="loss, nats a token\n(dotted: in training)")
+    below.set(xlabel="optimizer steps", ylabel="accuracy, %", ylim=(0, 103))
+    below.legend(loc="lower right")
+    return figure
 
 
 def spread(rows):
@@ -83,41 +118,38 @@ def sweep(result):
 
 
 def tree(result):
-    """The graph once for every number of thoughts; a node's area is its value."""
-    place, count = {result["root"]: (0, 0.0)}, {}
-    farthest = max((node["hops"] or 0) for node in result["nodes"])
-    for node in result["nodes"]:
-        hops = farthest + 1 if node["hops"] is None else node["hops"]
-        place[node["node"]] = (hops, -count.setdefault(hops, 0))
-        count[hops] += 1
-    for hops, size in count.items():  # centre every column
-        for name, (x, y) in place.items():
-            if x == hops and name != result["root"]:
-                place[name] = (x, y + (size - 1) / 2)
-    n = len(result["nodes"][0]["values"])
-    figure, panels = new_figure(4.4 * min(n, 2), 3.0 * -(-n // 2), -(-n // 2), min(n, 2))
-    for k, panel in enumerate(panels.flat):
+    """The graph once for every number of thoughts that leaves a node in mind; a node is the darker
+    the likelier it is named next."""
+    place, rows = {result["root"]: (0, 0)}, {}
+    farthest = max(node["hops"] or 0 for node in result["nodes"])
+    shown = [node for node in result["nodes"]
+             if node["hops"] is not None or max(node["values"]) > 0.05]
+    for node in shown:
+        rows.setdefault(node["hops"] or farthest + 1, []).append(node["node"])
+    for hops, names in rows.items():
+        for i, name in enumerate(names):  # every column is centred
+            place[name] = (hops, i - (len(names) - 1) / 2)
+    steps = [k for k in range(len(shown[0]["values"])) if max(n["values"][k] for n in shown) > 0.05]
+    most = max(map(len, rows.values()))
+    figure, panels = new_figure(7, (0.6 + 0.5 * most) * len(steps), len(steps))
+    for (panel,), k in zip(panels, steps):
         panel.axis("off")
-        if k >= n:
-            continue
         for parent, children in result["children"].items():
             for child in children:
                 if parent in place and child in place:
-                    (x, y), (u, v) = place[parent], place[child]
-                    panel.plot([x, u], [y, v], color="lightgray", linewidth=0.8, zorder=0)
-        panel.annotate(result["root"], place[result["root"]], ha="center", fontsize="small")
-        for node in result["nodes"]:
-            x, y = place[node["node"]]
-            color = "C2" if node["optimal"] else "C7" if node["hops"] is None else "C0"
-            panel.scatter(x, y, s=1 + 350 * node["values"][k], color=color, alpha=0.6, linewidth=0)
-            panel.annotate(f"{node['node']}\n{node['values'][k]:.2f}", (x, y), ha="center",
-                           va="center", fontsize=6.5)
-        ys = [y for _, y in place.values()]
-        panel.set(title=f"after {k} thought{'' if k == 1 else 's'}", xlim=(-0.5, farthest + 1.5),
-                  ylim=(min(ys) - 0.7, max(ys) + 0.7))
-        panel.title.set_fontsize("medium")
-    figure.supxlabel(f"hops from {result['root']}; area: value; green: on a shortest way to "
-                     f"{result['target']}; gray: cannot be reached", fontsize="small")
+                    panel.plot(*zip(place[parent], place[child]), color="0.75", zorder=0)
+        panel.text(*place[result["root"]], result["root"], ha="center", va="center",
+                   bbox={"boxstyle": "round", "facecolor": "0.92", "edgecolor": "none"})
+        for node in shown:
+            value = node["values"][k]
+            panel.text(*place[node["node"]], f"{node['node']} {value:.2f}", ha="center",
+                       va="center", color="white" if value > 0.5 else "black",
+                       bbox={"boxstyle": "round", "facecolor": (1 - value, 1 - 0.6 * value, 1),
+                             "edgecolor": "C2" if node["optimal"] else "0.75", "linewidth": 2})
+        panel.set_title(f"after {k} thought{'' if k == 1 else 's'}", loc="left")
+        panel.set(xlim=(-0.3, farthest + 0.6), ylim=(most / 2, -most / 2))
+    figure.supxlabel(f"one column a hop from {result['root']}; a number is how likely the node is "
+                     f"named next;\ngreen: on a shortest way to {result['target']}")
     return figure
 
 
@@ -145,22 +177,6 @@ def frontier(result):
     panels[1, 0].set_ylabel("mean value of a candidate")
     panels[0, 0].legend(fontsize="small")
     panels[1, 0].legend(fontsize="small")
-    return figure
-
-
-def superposition(result):
-    """Bars of the mean cosine: a group for each thought, a bar for each kind of node."""
-    rows = result["rows"]
-    names = [name for name in rows[0] if name != "thought"]
-    figure, panels = new_figure(1.5 + 1.6 * len(rows), 3.6)
-    for i, (name, color) in enumerate(zip(names, ["C7", "C0", "C1", "C2"])):
-        some = [row for row in rows if row[name]]
-        panels[0, 0].bar([row["thought"] + 0.2 * (i - 1.5) for row in some],
-                         [row[name]["mean"] for row in some], 0.18, label=name, color=color)
-    panels[0, 0].axhline(0, color="black", linewidth=0.7)
-    panels[0, 0].set(xlabel="thought", ylabel="mean cosine with a node's embedding",
-                     xticks=[row["thought"] for row in rows], title=f"n = {result['n']}")
-    figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
 

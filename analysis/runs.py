@@ -68,7 +68,7 @@ def rows_of_table(paths):
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
         tests = [100 * result["test_accuracy"] for result in results]
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
-        guess = f"{mean(map(best_guess, settings)):.1f}" if settings[0].generated else ""
+        guess = f"{100 * mean(map(best_guess, settings)):.1f}" if settings[0].generated else ""
         tokens, milliseconds, minutes = (
             scale * mean(result[key] for result in results) for key, scale in
             [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
@@ -78,5 +78,5 @@ def rows_of_table(paths):
 
 
 def best_guess(s):
-    """The accuracy in % of the rule that has most of a run's test problems."""
-    return 100 * max(shortcut_accuracy(s.task, tested_problems(s)).values())
+    """The accuracy of the rule that has most of a run's test problems."""
+    return max(shortcut_accuracy(s.task, tested_problems(s)).values(), default=0.0)

@@ -182,10 +182,32 @@ def test_a_shipped_model_has_forgotten_what_it_learned(name, least):
     assert result["n"] == 100 and result["accuracy"] >= least
 
 
-def test_the_curves_are_not_drawn(tmp_path):
+@pytest.mark.parametrize("command", [["curve", *LOGS[:6]], ["passes"],
+                                     ["bars", *(log for log in LOGS if "pro" in log)]])
+def test_a_picture_is_not_drawn(tmp_path, command):
     pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
-    analyze.main(["curve", *LOGS[:6], "--out", str(tmp_path / "curve.png")])
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    analyze.main([*command, "--out", str(tmp_path / "picture.png")])
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bar_of_the_picture_has_another_length_than_the_runs_accuracy(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr("analysis.draw.bars", lambda rows: drawn.extend(rows) or Nothing())
+    logs = [log for log in LOGS if "prosqa-balanced" in log or "prosqa-cot" in log]
+    analyze.main(["bars", *logs, "--out", str(tmp_path / "picture.png")])
+    accuracies = {}
+    for s, _, result in map(read_metrics, logs):
+        accuracies.setdefault((s.data, s.method), []).append(result["test_accuracy"])
+    assert {(row["data"], row["method"]): row["accuracy"] for row in drawn} == {
+        key: pytest.approx(sum(some) / len(some)) for key, some in accuracies.items()}
+    for row in drawn:
+        assert row["interval"][0] < row["accuracy"] < row["interval"][1] and row["guess"] > 0.4
+
+
+class Nothing:
+    """A picture of which nothing is kept."""
+    def savefig(self, path, dpi):
+        pass
 
 
 def test_a_missing_matplotlib_ends_in_a_traceback(monkeypatch, tmp_path):
