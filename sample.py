@@ -21,7 +21,7 @@ from curriculum import METHODS, build, n_thoughts, prompt
 from data import collate, count_learned, encode, encode_question, end_of, markers_of
 from harness.ranks import share, total
 from harness.settings import Settings
-from harness.start import load_gpt2, load_run, pick_device, tested_problems
+from harness.start import load_gpt2, load_run, pick_device, problems_that_fit
 from model import generate, supervised_loss, think
 from tasks.record import is_correct
 
@@ -169,7 +169,7 @@ def ask_checkpoint(args):
     options = (k, min(args.top, enc.n_vocab), most)
 
     if args.index is not None:
-        test = tested_problems(s)
+        test = problems_that_fit(s, model, enc)
         if args.index >= len(test):
             raise ValueError(f"--index must be 0 to {len(test) - 1}")
         ask(model, enc, c, test[args.index].question, *options, test[args.index].answer)
@@ -178,7 +178,10 @@ def ask_checkpoint(args):
     else:
         print("one question a line; an empty line ends", flush=True)
         while question := sys.stdin.readline().strip():
-            ask(model, enc, c, question, *options)
+            try:
+                ask(model, enc, c, question, *options)
+            except ValueError as error:  # a question that is too long
+                print(f"{error}\n", flush=True)
 
 
 def continue_text(args):

@@ -17,11 +17,11 @@ import torch
 
 from analysis import draw, graphs, thoughts
 from analysis.runs import (TABLE, best_guess, checkpoint_of, model_and_problems, print_table,
-                           read_metrics, rows_of_table)
+                           problems_of_log, read_metrics, rows_of_table)
 from curriculum import NO_LOSS, Curriculum, Markers, build, n_thoughts
 from harness.files import write_whole
 from harness.settings import label
-from harness.start import load_run, tested_problems
+from harness.start import load_run
 from sample import prompts_of, written_answers
 from tasks.common import points, shortcut_accuracy
 from tasks.prontoqa import last_hops
@@ -89,7 +89,7 @@ def print_rules(accuracies):
 def shortcuts(args):
     """Print what each of the task's rules gets right, beside the model."""
     s, _, result = read_metrics(args.run)
-    test = tested_problems(s)
+    test = problems_of_log(args.run, s, result)
     print(f"{len(test)} test problems of {s.task}, {s.data}")
     print_rules(shortcut_accuracy(s.task, test))
     if result:

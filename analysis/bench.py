@@ -27,6 +27,7 @@ import torch
 from analysis.runs import print_table
 from curriculum import NO_LOSS, Curriculum, build
 from data import collate, encode, end_of, gpt2_encoding, markers_of, text_of, word_encoding
+from harness.start import pick_device
 from model import GPT, GPTConfig, positions_and_mask, supervised_loss, think
 from sample import answers, collate_prompts, prompts_of
 from tasks import TASKS
@@ -212,7 +213,7 @@ def parse(argv):
                           ("rounds", 7), ("problems", 64), ("eval_batch", 64), ("new_tokens", 10)]:
         add(f"--{name}", type=int, default=default, help="(default: %(default)s)")
     add("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure it too")
-    add("--device", default="cpu", help="(default: %(default)s)")
+    add("--device", default="cpu", help="auto, cpu, cuda, mps .. (default: %(default)s)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="(%(default)s)")
     add("--peak", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -222,6 +223,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     try:
+        args.device = str(pick_device(args.device))
         if args.peak:
             print(peak_of_this_process(args.peak[0], int(args.peak[1]), args))
         else:

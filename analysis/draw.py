@@ -129,7 +129,8 @@ def tree(result):
     for hops, names in rows.items():
         for i, name in enumerate(names):  # every column is centred
             place[name] = (hops, i - (len(names) - 1) / 2)
-    steps = [k for k in range(len(shown[0]["values"])) if max(n["values"][k] for n in shown) > 0.05]
+    steps = [k for k in range(len(shown[0]["values"]))
+             if k == 0 or max(node["values"][k] for node in shown) > 0.05]
     most = max(map(len, rows.values()))
     figure, panels = new_figure(7, (0.6 + 0.5 * most) * len(steps), len(steps))
     for (panel,), k in zip(panels, steps):
@@ -177,6 +178,22 @@ def frontier(result):
     panels[1, 0].set_ylabel("mean value of a candidate")
     panels[0, 0].legend(fontsize="small")
     panels[1, 0].legend(fontsize="small")
+    return figure
+
+
+def superposition(result):
+    """Bars of the mean cosine: a group for each thought, a bar for each kind of node."""
+    rows = result["rows"]
+    names = [name for name in rows[0] if name != "thought"]
+    figure, panels = new_figure(1.5 + 1.6 * len(rows), 3.6)
+    for i, (name, color) in enumerate(zip(names, ["C7", "C0", "C1", "C2"])):
+        some = [row for row in rows if row[name]]
+        panels[0, 0].bar([row["thought"] + 0.2 * (i - 1.5) for row in some],
+                         [row[name]["mean"] for row in some], 0.18, label=name, color=color)
+    panels[0, 0].axhline(0, color="black", linewidth=0.7)
+    panels[0, 0].set(xlabel="thought", ylabel="mean cosine with a node's embedding",
+                     xticks=[row["thought"] for row in rows], title=f"n = {result['n']}")
+    figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
 

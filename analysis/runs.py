@@ -5,8 +5,8 @@ from statistics import mean, stdev
 
 from curriculum import METHODS
 from harness.settings import Settings, label, read_settings
-from harness.start import load_run, pick_device, tested_problems
-from tasks.common import read_examples, shortcut_accuracy
+from harness.start import load_run, pick_device, problems_that_fit, tested_problems
+from tasks.common import shortcut_accuracy
 
 
 def read_metrics(path):
@@ -28,13 +28,22 @@ def checkpoint_of(run):
 
 
 def model_and_problems(run, data=None, device="auto"):
-    """Settings, checkpoint, model, Encoding of a run, and Examples to try it with: of a file, of
-    what load_splits takes, or by default the run's own test split."""
+    """Settings, checkpoint, model, Encoding of a run, and Examples to try it with: those that fit,
+    of a file, of what load_splits takes, or by default of the run's own test split."""
     ckpt, model, enc = load_run(checkpoint_of(run), pick_device(device))
     s = Settings(**ckpt["settings"])
-    source = data or s.data
-    examples = read_examples(source) if os.path.isfile(source) else tested_problems(s, source)
-    return s, ckpt, model.eval(), enc, examples
+    return s, ckpt, model.eval(), enc, problems_that_fit(s, model, enc, data)
+
+
+def problems_of_log(path, s, result):
+    """The problems that a run was tested on. ValueError if its log alone cannot tell."""
+    if os.path.exists(checkpoint_of(path)) and checkpoint_of(path) != path:
+        return model_and_problems(path, device="cpu")[-1]
+    examples = tested_problems(s)
+    if result and len(examples) != result["test_n"]:
+        raise ValueError(f"{path}: the model was tested on {result['test_n']} of {len(examples)} "
+                         "problems, which needs its checkpoint: name the run's folder")
+    return examples
 
 
 def print_table(names, rows):

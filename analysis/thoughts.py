@@ -67,8 +67,10 @@ def load_probe(run, data=None, n=None, device="auto"):
     s, ckpt, model, enc, examples = model_and_problems(run, data, device)
     if METHODS[s.method].fill != "thought":
         raise ValueError(f"a run of {s.method} has no thoughts to look at")
+    names = s.steps == "names" if s.generated else all(
+        step.isalpha() for example in examples for step in example.steps)
     return Probe(model, enc, examples[:n], s.task, s.curriculum(), ckpt["run"]["stage"],
-                 s.max_new_tokens, names=s.steps == "names")
+                 s.max_new_tokens, names=names)
 
 
 def accuracy_of(right):

@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from shlex import quote
 
 import torch
 
@@ -49,7 +50,6 @@ class Keeper:
         self.device = model.wte.weight.device
         self.began = time.perf_counter() - run.seconds
         self.saved = time.perf_counter()
-        self.cut = False  # at max_steps
         self.stop = Stop(s.out_dir)
 
     def epochs(self):
@@ -58,8 +58,15 @@ class Keeper:
         final = stage_at(s.epochs - 1, c)
         if final < last_stage(c):
             print(f"note: {s.epochs} epochs end at stage {final} of {last_stage(c)}")
-        while self.run.epoch < s.epochs and not self.cut:
+        while self.run.epoch < s.epochs and not (self.cut and self.run.batch == 0):
             yield self.run.epoch
+            if self.cut:
+                break
+
+    @property
+    def cut(self):
+        """Whether the run has reached --max_steps."""
+        return self.run.step == self.s.max_steps
 
     def at_new_stage(self, stage, examples):
         """Say what it trains, on one of the longer examples, split where the loss begins."""
@@ -81,9 +88,9 @@ class Keeper:
             self.save()  # a full disk shows now, not after an hour
         self.steps_in_epoch = len(epoch_batches)
         for batch in epoch_batches[run.batch:]:
-            yield batch
-            if self.cut:
+            if self.cut:  # a resumed run may have only its evaluation left
                 break
+            yield batch
 
     def before_step(self, nats, learned, norm):
         """Add up the loss in nats; FloatingPointError if it or the norm is not finite."""
@@ -102,7 +109,6 @@ class Keeper:
         run.batch, run.step, run.stage_step = run.batch + 1, run.step + 1, run.stage_step + 1
         run.seconds = time.perf_counter() - self.began
         self.print_progress()
-        self.cut = run.step == s.max_steps
         whole = run.batch == self.steps_in_epoch
         if self.cut or whole or self.stopping or time.perf_counter() > self.saved + s.save_every:
             self.save()
@@ -141,8 +147,9 @@ class Keeper:
         print(f"\ntest accuracy {result['accuracy']:.1%} on {result['n']} problems never trained "
               f"on, at stage {run.stage}, with {result['tokens']:.1f} tokens a problem")
         if run.epoch < s.epochs:
-            print(f"go on:  python train.py --out_dir {s.out_dir} --resume")
-        print(f"look:   python sample.py --ckpt {os.path.join(s.out_dir, 'ckpt.pt')} --index 0")
+            print(f"go on:  python train.py --out_dir {quote(s.out_dir)} --resume")
+        ckpt = quote(os.path.join(s.out_dir, "ckpt.pt"))
+        print(f"look:   python sample.py --ckpt {ckpt} --index 0")
         return line
 
     def print_progress(self):
@@ -233,6 +240,6 @@ class Stop:
         self.saved = False
 
     def now(self):
-        print(f"\nstopped and saved; go on:  python train.py --out_dir {self.out_dir} --resume",
-              flush=True)
+        print("\nstopped and saved; go on:  python train.py --out_dir "
+              f"{quote(self.out_dir)} --resume", flush=True)
         raise SystemExit(128 + self.asked)

@@ -12,7 +12,7 @@ from harness.keeper import Run, machine_of
 from harness.ranks import RANK, RANKS, join
 from harness.settings import Settings, check, complete, read_settings
 from model import GPT, GPT2_SHA256, GPT2_URL, GPTConfig, n_head_beside, weights_file
-from tasks.common import GENERATED, load_splits
+from tasks.common import GENERATED, load_splits, read_examples, unrepeated
 
 
 def settings_of_new_run(given):
@@ -43,11 +43,13 @@ def settings_of_resumed_run(given):
     if "optimizer" not in ckpt:
         raise ValueError(f"{path} has no optimizer to go on with: start anew by --init {path}")
     saved, steps = ckpt["settings"], ckpt["run"]["step"]
+    epochs = ckpt["run"]["epoch"] + (ckpt["run"]["batch"] > 0)
     for name, value in given.items():
         if name not in free and value != saved[name]:
             raise ValueError(f"--{name} is {value}, but {saved[name]} in the run of {path}")
-    if given.get("max_steps", steps + 1) <= steps:
-        raise ValueError(f"--max_steps must be more than the {steps} steps that {path} has done")
+    if given.get("max_steps", steps) < steps or given.get("epochs", epochs) < epochs:
+        raise ValueError(f"{path} is at step {steps} of epoch {epochs}: --max_steps and --epochs "
+                         "must not be less")
     s = Settings(**saved | {"max_steps": None} | given | {"out_dir": out_dir})
     check(s, {})
     return s
@@ -166,8 +168,16 @@ def load_gpt2(source, dropout=0.0):
 
 def tested_problems(s, source=None):
     """The Examples that a run of these Settings is tested on, or those of another source: 500 if
-    they are generated, all if they come from files."""
+    they are generated, the test split if they come from files, and all of another single file."""
     source = source or s.data
+    if os.path.isfile(source) and not (os.path.exists(s.data) and os.path.samefile(source, s.data)):
+        return unrepeated(read_examples(source), [], source)
     new = source in GENERATED
     n_test = s.n_test if new == s.generated else 500 if new else 0
     return load_splits(source, s.task, s.size(), False, s.seed, 1, 1, n_test)[2]
+
+
+def problems_that_fit(s, model, enc, source=None):
+    """Those of tested_problems that are not too long for the run's model."""
+    examples = tested_problems(s, source)
+    return fitting(examples, enc, s.curriculum(), model.config.block_size)

@@ -160,15 +160,28 @@ def load_splits(source, task, size, grow, seed, n_train, n_valid, n_test):
         parts = [whole[:a], whole[a:b], whole[b:]]
         if not all(parts):
             raise ValueError(f"{source} has {len(whole)} problems, too few to split 90 : 2 : 8")
-    train, valid, test = parts[0], parts[1][:n_valid or None], parts[2][:n_test or None]
+    train, test = parts[0], unrepeated(parts[2], [], "the test split")[:n_test or None]
+    valid = unrepeated(parts[1], test, "the validation split")[:n_valid or None]
     held_out = {example.question for example in valid + test}
     unseen = [example for example in train if example.question not in held_out]
     if len(unseen) < len(train):
         print(f"left out {len(train) - len(unseen)} of {len(train)} problems for training, as they "
               "are among those for validation or test too")
-    if not unseen:
-        raise ValueError(f"{source} has no problem for training that is not tested on")
+    if not (unseen and valid):
+        raise ValueError(f"{source} has no problem for training, or none for validation, that is "
+                         "not tested on")
     return (lambda epoch: unseen[:n_train or None]), valid, test
+
+
+def unrepeated(examples, others, where):
+    """The Examples whose question is not among the others', each once. Says how many that drops."""
+    questions = {example.question: example for example in reversed(examples)}  # the first stays
+    for other in others:
+        questions.pop(other.question, None)
+    if len(questions) < len(examples):
+        print(f"left out {len(examples) - len(questions)} of {len(examples)} problems of {where}, "
+              "as they repeat others" + " or are in the test split" * bool(others))
+    return [example for example in examples if questions.get(example.question) is example]
 
 
 def find_split(folder, task, split):

@@ -8,6 +8,7 @@ import torch
 
 from analysis import __main__ as analyze
 from analysis.runs import read_metrics
+from analysis.thoughts import load_probe
 import train as training
 from conftest import ROOT
 from harness.settings import Settings, complete, label
@@ -222,3 +223,47 @@ def test_a_file_that_is_no_run_ends_in_a_traceback(tmp_path, command):
     (tmp_path / "x").write_text("not a run")
     with pytest.raises(SystemExit, match="analysis: .*(is no metrics.jsonl|cannot read)"):
         analyze.main(command.format(tmp_path / "x").split())
+
+
+# ---------------------------------------------------------------------------------------------
+# A figure measures what it says
+
+@pytest.fixture(scope="module")
+def run_on_a_file(tmp_path_factory):
+    """(its folder, its file): 30 problems whose steps are names, of which the last is too long."""
+    folder = tmp_path_factory.mktemp("file")
+    records = problems("prosqa", 30, 0, nodes=8, steps="names")
+    records[-1]["question"] = "Well, " * 200 + records[-1]["question"]
+    (folder / "problems.json").write_text(json.dumps(records))
+    training.main(["--task", "prosqa", "--data", str(folder / "problems.json"), *TINY.split(),
+                   "--n_train", "0", "--n_valid", "0", "--n_test", "0", "--block_size", "128",
+                   "--out_dir", str(folder / "run")])
+    return folder / "run", folder / "problems.json"
+
+
+@pytest.mark.parametrize("more", [[], ["--data"]])
+def test_a_run_is_measured_on_problems_that_it_was_trained_on(run_on_a_file, more, capsys):
+    run, file = run_on_a_file
+    analyze.main(["accuracy", str(run), *(more and [*more, str(file)])])
+    assert " of 1 problems right" in capsys.readouterr().out
+
+
+def test_a_problem_that_is_too_long_ends_an_analysis(run_on_a_file, tmp_path, capsys):
+    run, file = run_on_a_file
+    (tmp_path / "others.json").write_text(file.read_text())
+    analyze.main(["accuracy", str(run), "--data", str(tmp_path / "others.json")])
+    out = capsys.readouterr().out
+    assert " of 29 problems right" in out and "left out 1 of 30 problems" in out
+
+
+def test_rules_are_scored_on_other_problems_than_the_model(run_on_a_file, tmp_path, capsys):
+    run, _ = run_on_a_file
+    analyze.main(["shortcuts", str(run)])
+    assert "1 test problems" in capsys.readouterr().out
+    (tmp_path / "log.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
+    with pytest.raises(SystemExit, match="tested on 1 of 2 problems, which needs its checkpoint"):
+        analyze.main(["shortcuts", str(tmp_path / "log.jsonl")])
+
+
+def test_names_in_a_file_are_taken_for_sentences(run_on_a_file):
+    assert load_probe(run_on_a_file[0]).names

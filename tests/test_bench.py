@@ -23,7 +23,7 @@ def test_the_slow_way_computes_something_else_than_the_loop():
 
 
 @pytest.mark.parametrize("extra, stages", [("--no-memory --columns 40", ["0", "2"]),
-                                           ("--no-memory --task gsm8k", ["0", "2"]),
+                                           ("--no-memory --task gsm8k --device auto", ["0", "2"]),
                                            ("--memory", ["2"])])
 def test_the_table_lacks_a_stage_or_a_way(capsys, extra, stages):
     bench.main([*SMALL, *extra.split(), "--stages", *stages])

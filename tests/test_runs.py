@@ -14,7 +14,7 @@ import torch
 
 import train as training
 from conftest import ROOT
-from harness.keeper import Keeper, Stop
+from harness.keeper import Keeper, Stop, machine_of
 from test_train import PROSQA, SMALL, STAGES, TINY, lines, weights
 
 KILLS = int(os.environ.get("COCONUT_KILLS", 6))
@@ -146,6 +146,49 @@ def test_nohup_does_not_help():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_a_run_that_is_killed_in_its_last_evaluation_cannot_end(tmp_path, monkeypatch, steps):
+    """At --max_steps amid an epoch, and at the end of one."""
+    options = [*map(str, DROPOUT_AND_MIXING), "--max_steps", str(steps), "--out_dir"]
+    whole = training.main([*options, str(tmp_path / "whole")])
+    for evaluation in (1, 2):  # of the validation split, of the test split
+        out_dir, calls = str(tmp_path / f"killed in {evaluation}"), []
+
+        def evaluate(*args):
+            calls.append(0)
+            if len(calls) == evaluation:
+                raise InterruptedError("killed")
+            return whole_evaluate(*args)
+        whole_evaluate = training.evaluate
+        with monkeypatch.context() as patch, pytest.raises(SystemExit, match="killed"):
+            patch.setattr(training, "evaluate", evaluate)
+            training.main([*options, out_dir])
+        result = training.main(["--resume", "--out_dir", out_dir, "--max_steps", str(steps)])
+        assert result["step"] == steps and result["test_loss"] == whole["test_loss"]
+        assert same(lines(out_dir)[1:], lines(tmp_path / "whole")[1:])
+
+
+def test_a_run_can_be_resumed_for_less_than_it_has_done(tmp_path):
+    training.main([*map(str, DROPOUT_AND_MIXING), "--max_steps", "5", "--out_dir", str(tmp_path)])
+    log = (tmp_path / "metrics.jsonl").read_text()
+    for less in (["--epochs", "1"], ["--max_steps", "4"]):
+        with pytest.raises(SystemExit, match="is at step 5 of epoch 2: .* must not be less"):
+            training.main(["--resume", "--out_dir", str(tmp_path), *less])
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+
+
+def test_a_printed_command_breaks_at_a_space(tmp_path, capsys):
+    out_dir = tmp_path / "my run"
+    training.main([*map(str, DROPOUT_AND_MIXING), "--max_steps", "1", "--out_dir", str(out_dir)])
+    out = capsys.readouterr().out
+    assert f"--out_dir '{out_dir}' --resume" in out and f"--ckpt '{out_dir}/ckpt.pt'" in out
+
+
+def test_a_log_names_another_gpu_than_the_runs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert machine_of(torch.device("cuda:1")) == "GPU 1"
 
 
 # ---------------------------------------------------------------------------------------------

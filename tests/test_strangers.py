@@ -146,6 +146,18 @@ def test_a_problem_is_trained_on_and_tested_on(tmp_path, capsys):
     assert [e.question for e in train(0)] == ["0?", "1?", "2?", "6?"]  # as many as were asked for
 
 
+def test_a_problem_counts_twice_in_a_test_or_stands_in_two_splits(tmp_path, capsys):
+    for split, numbers in (("train", [0]), ("valid", [1, 2, 3]), ("test", [3, 4, 4, 5])):
+        records = [{**GOOD, "question": f"{i}?"} for i in numbers]
+        (tmp_path / f"{split}.json").write_text(json.dumps(records))
+    _, valid, test = load_splits(str(tmp_path), "prosqa", {}, False, 0, 0, 0, 0)
+    assert [e.question for e in valid] == ["1?", "2?"]
+    assert [e.question for e in test] == ["3?", "4?", "5?"]
+    out = capsys.readouterr().out
+    assert "left out 1 of 4 problems of the test split, as they repeat others\n" in out
+    assert "left out 1 of 3 problems of the validation split, as they repeat others or are" in out
+
+
 def test_a_question_that_spells_a_thought_is_given_one(tmp_path, capsys):
     """Through the whole of training: the ids of special tokens occur only where they belong."""
     text = "".join([*SPECIAL, END])

@@ -366,8 +366,9 @@ def test_sample_does_not_answer_a_question_of_ones_own(finished_run, capsys):
     question = "Every cat is a zebra. Rex is a cat. True or false: Rex is blue."
     sample.main(["--ckpt", str(finished_run), "--question", question])
     assert question in capsys.readouterr().out
-    done = run("sample.py", "--ckpt", finished_run, stdin=f"{question}\nA second one?\n\n")
-    assert done.stdout.count("written") == 2, done.stderr
+    long = "Every cat is a zebra. " * 900
+    done = run("sample.py", "--ckpt", finished_run, stdin=f"{question}\n{long}\nA second one?\n\n")
+    assert done.stdout.count("written") == 2 and "do not fit" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("args, message", [
