@@ -136,8 +136,7 @@ def build(example, stage, c, markers, rng=None):
     """(ids, targets) of one sequence; targets[t] is ids[t], or NO_LOSS where nothing is learned.
 
     example: ids of its question, of each step, and of its answer with the end token. rng draws what
-    is random in training: stage mixing (official dataset.py:245-252) and icot's smoothing.
-    """
+    is random in training: stage mixing (official dataset.py:245-252) and icot's smoothing."""
     if rng and rng.random() < c.uniform_prob:
         stage = rng.randint(0, len(example.steps))
     given = prompt(example.question, n_thoughts(stage, c), c, markers)

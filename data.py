@@ -145,8 +145,7 @@ def collate(sequences, thought_id, device="cpu"):
                                S
          .  .  Q  Q  Q  <bot>  T  T  <eot>  3  A  A        . is padding: real is False
          Q  Q  Q  Q  Q  <bot>  T  T  <eot>  3  A  .
-         Q  Q  Q  <bot>  <eot>  1  2  3  A  A  .  .        stage mixing puts such rows in a batch
-    """
+         Q  Q  Q  <bot>  <eot>  1  2  3  A  A  .  .        stage mixing puts such rows in a batch"""
     firsts = [ids.index(thought_id) if thought_id in ids else None for ids, _ in sequences]
     S = max((first for first in firsts if first is not None), default=0)
     lefts = [0 if first is None else S - first for first in firsts]

@@ -69,8 +69,7 @@ def attend_with_cache(q, k, v, mask, past, dropout):
     """Attention of new columns, q, k, v (B, n_head, T, C / n_head), to all; and the grown cache.
 
     The cache has two parts, so that no thought copies the question: the keys and values of the
-    first pass, which stay as they are, and those of all later ones, which are few, joined by `cat`.
-    """
+    first pass, which stay as they are, and those of all later ones, which `cat` joins: a few."""
     (k_first, v_first), *later = past
     for k_later, v_later in later:  # none in the second pass, then one pair
         k, v = torch.cat([k_later, k], dim=2), torch.cat([v_later, v], dim=2)
@@ -141,8 +140,7 @@ class GPT(nn.Module):
 
         Embeddings of tokens and positions start with norm 1, the positions as sinusoids. Heads 0,
         1, 2 of the first layer start by attending 1, 2, 3 tokens back: a key holds the waves of its
-        position p, a query those of p - 1, p - 2, p - 3, so that the two match at that distance.
-        """
+        position p, a query those of p - 1, p - 2, p - 3, so that the two match at that distance."""
         C, n_head = self.config.n_embd, self.config.n_head
         size = C // n_head  # of a head
         nn.init.normal_(self.wte.weight, std=C ** -0.5)
@@ -168,8 +166,7 @@ class GPT(nn.Module):
         mask (B, 1, T, cached + T) bool: True where a column may look; left out, it is causal.
         past: the cache an earlier call returned: for each layer one or two pairs of keys and values
         (B, n_head, columns, C / n_head), of the first pass and of all since. It is never changed in
-        place, so gradients flow through.
-        """
+        place, so gradients flow through."""
         B, T, C = x.shape
         cached = sum(keys.size(2) for keys, _ in past[0]) if past else 0
         if pos is None:
@@ -202,8 +199,7 @@ class GPT(nn.Module):
         folder), a file like their `pytorch_model.bin`, a folder with one, or a state dict. n_head
         cannot be read off the tensors: it comes from a config.json beside the file, or else there
         are 64 dimensions a head, as in all four. For what is no GPT-2 torch's own error is raised;
-        harness.start.load_gpt2 turns it into a sentence.
-        """
+        harness.start.load_gpt2 turns it into a sentence."""
         tensors = name_or_path
         if not isinstance(tensors, dict):
             path = weights_file(name_or_path)
@@ -223,8 +219,7 @@ class GPT(nn.Module):
 def positions_and_mask(real):
     """real (B, T) bool -> pos (B, T) long and mask (B, 1, T, T) bool, for GPT.forward.
 
-    Real columns count 0, 1, 2 .. wherever the padding stands, and never look at it.
-    """
+    Real columns count 0, 1, 2 .. wherever the padding stands, and never look at it."""
     T = real.size(1)
     pos = (real.long().cumsum(dim=1) - 1).clamp(min=0)
     causal = torch.ones(T, T, dtype=torch.bool, device=real.device).tril()
@@ -241,8 +236,7 @@ def think(model, ids, thought, real, edit=None, return_past=False):
     all of them. edit: for experiments, a function (k, thoughts) -> thoughts. k counts the thoughts
     from 0, thoughts (B, C) holds the k-th of every row; a row without one ignores it. return_past:
     return the cache too, to go on from. Raises ValueError for a row longer than block_size. Paper
-    section 3; official coconut.py:43-192.
-    """
+    section 3; official coconut.py:43-192."""
     longest = int(real.sum(dim=1).max())
     if longest > model.config.block_size:
         raise ValueError(f"{longest} tokens do not fit into block_size {model.config.block_size}")
@@ -276,8 +270,7 @@ def supervised_loss(model, hidden, targets):
     hidden (B, T, C) as `think` returns it; targets (B, T) long: in each column its own token, or a
     negative number where nothing is learned. The state of a column predicts the token of the next,
     so the two are shifted by one. The head runs only on columns that predict a supervised token:
-    over most of a sequence no logits are ever computed.
-    """
+    over most of a sequence no logits are ever computed."""
     hidden, targets = hidden[:, :-1], targets[:, 1:]
     supervised = targets >= 0
     logits = model.lm_head(hidden[supervised])  # (supervised tokens, V)
@@ -290,8 +283,7 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
 
     Latent mode first, by `think`, whose arguments these are; then language mode on the same cache,
     a token at a time in all rows, until each row has written end_id or max_new_tokens, or has
-    filled its block. Official coconut.py:200-262, there for one row and without a cache.
-    """
+    filled its block. Official coconut.py:200-262, there for one row and without a cache."""
     assert not (model.training and model.config.dropout), "call model.eval() before generating"
     B, T = ids.shape
     hidden, past = think(model, ids, thought, real, edit, return_past=True)

@@ -55,8 +55,7 @@ def prompts_of(examples, k, c, enc):
 def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=None):
     """What the model writes after each prompt, greedily: [(text, length in tokens), ..].
 
-    edit_of: from the indices of the prompts in a batch to an `edit` of their thoughts, see think.
-    """
+    edit_of: from the indices of a batch's prompts to an `edit` of their thoughts, see think."""
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
     written = {}
@@ -74,8 +73,7 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
 
     loss: nats per supervised token. tokens: written ones plus thoughts, per problem, as in the
     paper's Table 1, without markers, pauses and end token. seconds: of writing, per problem.
-    Official run.py:440-480, there one problem at a time.
-    """
+    Official run.py:440-480, there one problem at a time."""
     model.eval()
     n, marks = len(examples), markers_of(enc)
     examples = share(sorted(examples, key=lambda example: len(example.question)))

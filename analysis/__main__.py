@@ -16,39 +16,35 @@ from statistics import mean
 import torch
 
 from analysis import draw, graphs, thoughts
-from analysis.runs import (TABLE, best_guess, checkpoint_of, model_and_problems, print_table,
-                           problems_of_log, read_metrics, rows_of_table)
-from curriculum import NO_LOSS, Curriculum, Markers, build, n_thoughts
+from analysis.runs import (TABLE, best_guess, checkpoint_of, grouped, print_table, read_metrics,
+                           rows_of_table)
+from curriculum import METHODS, NO_LOSS, Curriculum, Markers, build
 from harness.files import write_whole
 from harness.settings import label
-from harness.start import load_run
-from sample import prompts_of, written_answers
+from harness.start import load_run, tested_problems
 from tasks.common import points, shortcut_accuracy
 from tasks.prontoqa import last_hops
-from tasks.record import Example, is_correct
+from tasks.record import Example
 
 
 def curve(args):
     """Draw loss and accuracy over training; of runs that differ in the seed alone, one is bold."""
-    runs = [read_metrics(path)[:2] for path in args.runs]
-    draw.curve([(f"{s.task}, {s.data}: {label(s)}", epochs) for s, epochs in runs]).savefig(
-        args.out, dpi=130)
+    runs = [(f"{s.task}, {s.data}: {label(s)}", epochs)
+            for s, epochs, _ in map(read_metrics, args.runs)]
+    draw.curve(runs).savefig(args.out)
     print(f"drew {len(runs)} runs to {args.out}")
 
 
 def bars(args):
     """Draw the accuracy of methods, where a guess helps and where none does, over all seeds."""
-    groups = {}
-    for s, _, result in map(read_metrics, args.runs):
-        if result and label(s) == s.method in draw.COLORS:
-            groups.setdefault((s.task, s.data, s.method), []).append((s, result))
     rows = []
-    for (task, data, method), runs in groups.items():
-        n = sum(result["test_n"] for _, result in runs)
-        right = round(sum(result["test_n"] * result["test_accuracy"] for _, result in runs))
-        rows.append({"task": task, "data": data, "method": method, "accuracy": right / n,
-                     "interval": thoughts.interval(right, n), "guess": best_guess(runs[0][0])})
-    draw.bars(rows).savefig(args.out, dpi=130)
+    for (task, _, _, data, name), runs in grouped(args.runs):
+        if name in draw.COLORS:  # a method by itself, with no other option
+            n = sum(result["test_n"] for *_, result in runs)
+            right = round(sum(result["test_n"] * result["test_accuracy"] for *_, result in runs))
+            rows.append({"task": task, "data": data, "method": name, "accuracy": right / n,
+                         "interval": thoughts.interval(right, n), "guess": best_guess(runs[0][0])})
+    draw.bars(rows).savefig(args.out)
     print(f"drew {len(rows)} bars to {args.out}")
 
 
@@ -56,8 +52,8 @@ def passes(args):
     """Draw which pass computes which columns of a row, at stage 2 of three steps."""
     ids, targets = build(Example([*"QQQ"], [*"123"], [*"A"]), 2, Curriculum(),
                          Markers("<bot>", "<eot>", "T", "P"))
-    draw.passes(ids, [token == "T" for token in ids], [target != NO_LOSS for target in targets]
-                ).savefig(args.out, dpi=130)
+    thought, learned = [token == "T" for token in ids], [target != NO_LOSS for target in targets]
+    draw.passes(ids, thought, learned).savefig(args.out)
     print(f"drew {args.out}")
 
 
@@ -89,7 +85,10 @@ def print_rules(accuracies):
 def shortcuts(args):
     """Print what each of the task's rules gets right, beside the model."""
     s, _, result = read_metrics(args.run)
-    test = problems_of_log(args.run, s, result)
+    test = tested_problems(s)
+    if result and len(test) != result["test_n"]:  # some were too long
+        raise ValueError(f"{args.run}: the model was tested on {result['test_n']} of {len(test)} "
+                         "problems; `accuracy` compares it with the rules on just those")
     print(f"{len(test)} test problems of {s.task}, {s.data}")
     print_rules(shortcut_accuracy(s.task, test))
     if result:
@@ -99,16 +98,13 @@ def shortcuts(args):
 def accuracy(args):
     """Print a run's accuracy on other problems, at the stage that it has reached, and apart for the
     problems in which a shortcut is right, silent and wrong: a model that uses none has no gap."""
-    s, ckpt, model, enc, examples = model_and_problems(args.run, args.data, args.device)
+    probe = thoughts.load_probe(args.run, args.data, device=args.device)
     if args.hops:
-        examples = [last_hops(example, args.hops) for example in examples]
-    c = s.curriculum()
-    prompts = prompts_of(examples, n_thoughts(ckpt["run"]["stage"], c), c, enc)
-    written = written_answers(model, prompts, enc, 64, s.max_new_tokens)
-    right = [is_correct(text, example.answer) for (text, _), example in zip(written, examples)]
+        probe.examples = [last_hops(example, args.hops) for example in probe.examples]
+    right = probe.right(probe.written(probe.k))
     print(f"the model: {mean(right):.1%} of {len(right)} problems right\n")
     rows = []
-    for rule, values in points(s.task, examples).items():
+    for rule, values in points(probe.task, probe.examples).items():
         groups = [[ok for ok, value in zip(right, values) if value == point]
                   for point in (1, 0.5, 0)]
         rows.append([rule, f"{mean(values):.1%}",
@@ -124,6 +120,8 @@ def probe_of(args, *tasks):
     probe = thoughts.load_probe(args.run, args.data, args.n, args.device)
     if tasks and probe.task not in tasks:
         raise ValueError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")
+    if METHODS[probe.c.method].fill != "thought":
+        raise ValueError(f"a run of {probe.c.method} has no thoughts to look at")
     return probe
 
 
@@ -135,8 +133,7 @@ def keep(args, **results):
         json.dump(results, file, indent=1)
     names = [name for name in results if hasattr(draw, name)]
     for i, name in enumerate(names):
-        getattr(draw, name)(results[name]).savefig(args.out + f"-{name}" * (i > 0) + ".png",
-                                                   dpi=130)
+        getattr(draw, name)(results[name]).savefig(args.out + f"-{name}" * (i > 0) + ".png")
     print(f"\nwrote {args.out}.json" + f" and {args.out}.png" * bool(names))
 
 

@@ -15,11 +15,10 @@ A ratio is the median of the ratios within a round, so that it holds on a noisy 
 is the most that a step adds to what its process, one for each, held before; on a CPU Linux only.
 """
 import argparse
-import os
 import re
-import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from statistics import median
 
 import torch
@@ -56,11 +55,9 @@ WAYS = {"floor": floor, "ours": think, "slow": slow}
 def start(args):
     """(model, Encoding, Examples) of the shape and the problems asked for."""
     torch.manual_seed(0)
-    if args.data:
-        examples = read_examples(args.data)
-    else:
-        examples = load_splits("generated", args.task, {}, False, 0, 1, 1,
-                               max(args.batch_size, args.problems))[2]
+    n = max(args.batch_size, args.problems)
+    examples = (read_examples(args.data) if args.data else
+                load_splits("generated", args.task, {}, False, 0, 1, 1, n)[2])
     enc = gpt2_encoding() if args.tokenizer == "gpt2" else word_encoding(map(text_of, examples))
     shape = (1024, enc.n_vocab, args.n_layer, args.n_head, args.n_embd)
     return GPT(GPTConfig(*shape)).to(args.device), enc, examples
@@ -99,15 +96,8 @@ def step(way, model, batch, args):
     return now(args.device) - began
 
 
-def peak_megabytes(way, stage, argv):
-    """The most memory that one step adds, gradients included; in a process of its own."""
-    command = [sys.executable, "-m", "analysis.bench", *argv, "--peak", way, str(stage)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-    return float(done.stdout)
-
-
-def peak_of_this_process(way, stage, args):
+def peak_megabytes(way, stage, args):
+    """The most memory that one step adds to what this process held before, gradients included."""
     model, enc, examples = start(args)
     batch, cuda = batch_at(stage, args, enc, examples), torch.device(args.device).type == "cuda"
 
@@ -143,7 +133,7 @@ def step_flops(model, batch):
     return 6 * weights * lengths.sum().item() + attention + head
 
 
-def measure_steps(args, argv):
+def measure_steps(args):
     """A {name: value} for each stage, in the order in which it is printed."""
     model, enc, examples = start(args)
     lines = []
@@ -159,7 +149,9 @@ def measure_steps(args, argv):
         for way in WAYS:
             line[f"{way} ms"] = 1e3 * median(r[way] for r in rounds)
         if args.memory and (args.device.startswith("cuda") or sys.platform == "linux"):
-            line |= {f"{way} MB": peak_megabytes(way, stage, argv) for way in WAYS}
+            with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # one process, one task
+                line |= {f"{way} MB": pool.apply(peak_megabytes, (way, stage, args))
+                         for way in WAYS}
         for way, other in (("ours", "floor"), ("slow", "ours")):
             line[f"{way}/{other}"] = median(r[way] / r[other] for r in rounds)
         seconds = line["ours ms"] / 1e3
@@ -215,23 +207,18 @@ def parse(argv):
     add("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure it too")
     add("--device", default="cpu", help="auto, cpu, cuda, mps .. (default: %(default)s)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="(%(default)s)")
-    add("--peak", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     try:
         args.device = str(pick_device(args.device))
-        if args.peak:
-            print(peak_of_this_process(args.peak[0], int(args.peak[1]), args))
-        else:
-            lines, evaluation = measure_steps(args, argv), measure_evaluation(args)
-            print_table(lines[0], [[f"{value:{'.2f' if '/' in name else '.0f'}}"
-                                    for name, value in line.items()] for line in lines])
-            print("\nevaluation: {ours:.1f} problems/s in batches, with a cache; "
-                  "{slow:.2f} one by one, without".format(**evaluation))
+        lines, evaluation = measure_steps(args), measure_evaluation(args)
+        print_table(lines[0], [[f"{value:{'.2f' if '/' in name else '.0f'}}"
+                                for name, value in line.items()] for line in lines])
+        print("\nevaluation: {ours:.1f} problems/s in batches, with a cache; "
+              "{slow:.2f} one by one, without".format(**evaluation))
     except ValueError as error:
         raise SystemExit(f"bench: {error}")
 

@@ -11,7 +11,7 @@ def new_figure(width, height, rows=1, columns=1, **options):
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("pictures are drawn with matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -96,27 +96,6 @@ def spread(rows):
     return [[100 * abs(row["accuracy"] - row["interval"][side]) for row in rows] for side in (0, 1)]
 
 
-def sweep(result):
-    """Left the accuracy over the number of thoughts, right the shares of the kinds of answer."""
-    rows = result["rows"]
-    names = [name for name in rows[0] if name not in ("thoughts", "accuracy", "interval", "tokens")]
-    figure, panels = new_figure(4.5 * (2 if names else 1), 3.6, 1, 2 if names else 1)
-    ks = [row["thoughts"] for row in rows]
-    ys = [100 * row["accuracy"] for row in rows]
-    panels[0, 0].errorbar(ks, ys, yerr=spread(rows), capsize=3)
-    panels[0, 0].set(xlabel="thoughts", ylabel="accuracy, % (95 % interval)", xticks=ks,
-                     ylim=(0, 103), title=f"n = {result['n']}")
-    if names:
-        below = [0.0] * len(rows)
-        for name, color in zip(names, ["C2", "C8", "C0", "C1", "C3", "C7"]):
-            shares = [100 * row[name] for row in rows]
-            panels[0, 1].bar(ks, shares, bottom=below, label=name, color=color)
-            below = [a + b for a, b in zip(below, shares)]
-        panels[0, 1].set(xlabel="thoughts", ylabel="share of answers, %", xticks=ks)
-        figure.legend(loc="outside right upper", fontsize="small", reverse=True)
-    return figure
-
-
 def tree(result):
     """The graph once for every number of thoughts that leaves a node in mind; a node is the darker
     the likelier it is named next."""
@@ -178,22 +157,6 @@ def frontier(result):
     panels[1, 0].set_ylabel("mean value of a candidate")
     panels[0, 0].legend(fontsize="small")
     panels[1, 0].legend(fontsize="small")
-    return figure
-
-
-def superposition(result):
-    """Bars of the mean cosine: a group for each thought, a bar for each kind of node."""
-    rows = result["rows"]
-    names = [name for name in rows[0] if name != "thought"]
-    figure, panels = new_figure(1.5 + 1.6 * len(rows), 3.6)
-    for i, (name, color) in enumerate(zip(names, ["C7", "C0", "C1", "C2"])):
-        some = [row for row in rows if row[name]]
-        panels[0, 0].bar([row["thought"] + 0.2 * (i - 1.5) for row in some],
-                         [row[name]["mean"] for row in some], 0.18, label=name, color=color)
-    panels[0, 0].axhline(0, color="black", linewidth=0.7)
-    panels[0, 0].set(xlabel="thought", ylabel="mean cosine with a node's embedding",
-                     xticks=[row["thought"] for row in rows], title=f"n = {result['n']}")
-    figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
 

@@ -64,8 +64,7 @@ def frontier(probe):
     After k thoughts the candidates are the nodes k hops from the one who is asked about (one hop at
     k = 0 and 1, as the first step names that one). parallelism: for k, the sums of the 1, 2, 3
     highest values, sorted. heights: for k and each height, the mean value of candidates that lead
-    to the target and of those that do not.
-    """
+    to the target and of those that do not."""
     result = {"n": len(probe.examples), "parallelism": [], "heights": []}
     graphs = [Graph(example) for example in probe.examples]
     for k in range(probe.k + 1):

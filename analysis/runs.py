@@ -4,8 +4,8 @@ import os
 from statistics import mean, stdev
 
 from curriculum import METHODS
-from harness.settings import Settings, label, read_settings
-from harness.start import load_run, pick_device, problems_that_fit, tested_problems
+from harness.settings import label, read_settings
+from harness.start import tested_problems
 from tasks.common import shortcut_accuracy
 
 
@@ -27,28 +27,22 @@ def checkpoint_of(run):
     return os.path.join(run, "ckpt.pt") if os.path.isdir(run) else run
 
 
-def model_and_problems(run, data=None, device="auto"):
-    """Settings, checkpoint, model, Encoding of a run, and Examples to try it with: those that fit,
-    of a file, of what load_splits takes, or by default of the run's own test split."""
-    ckpt, model, enc = load_run(checkpoint_of(run), pick_device(device))
-    s = Settings(**ckpt["settings"])
-    return s, ckpt, model.eval(), enc, problems_that_fit(s, model, enc, data)
-
-
-def problems_of_log(path, s, result):
-    """The problems that a run was tested on. ValueError if its log alone cannot tell."""
-    if os.path.exists(checkpoint_of(path)) and checkpoint_of(path) != path:
-        return model_and_problems(path, device="cpu")[-1]
-    examples = tested_problems(s)
-    if result and len(examples) != result["test_n"]:
-        raise ValueError(f"{path}: the model was tested on {result['test_n']} of {len(examples)} "
-                         "problems, which needs its checkpoint: name the run's folder")
-    return examples
-
-
 def print_table(names, rows):
     for row in (names, ["---"] * len(names), *rows):
         print(f"| {' | '.join(map(str, row))} |")
+
+
+def grouped(paths):
+    """[((task, whether not generated, number of the method, data, label), [what read_metrics
+    returns, ..]), ..] in this order: the runs of a group differ in the seed alone."""
+    groups = {}
+    for path in paths:
+        s, epochs, result = read_metrics(path)
+        if result is None:
+            raise ValueError(f"{path} has no test results: the run is not done")
+        key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))
+        groups.setdefault(key, []).append((s, epochs, result))
+    return sorted(groups.items())
 
 
 TABLE = ["task", "data", "method", "seeds", "after each stage", "test", "sd", "best guess",
@@ -60,17 +54,9 @@ def rows_of_table(paths):
 
     Accuracy is in %, after each stage on validation problems. best guess: that of the best rule on
     the same test problems, if they are generated; tokens: written ones and thoughts a problem; ms:
-    to write the answer to a problem, in batches; minutes: of the whole training.
-    """
-    groups = {}
-    for path in paths:
-        s, epochs, result = read_metrics(path)
-        if result is None:
-            raise ValueError(f"{path} has no test results: the run is not done")
-        key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))
-        groups.setdefault(key, []).append((s, epochs, result))
+    to write the answer to a problem, in batches; minutes: of the whole training."""
     rows = []
-    for (task, _, _, data, name), runs in sorted(groups.items()):
+    for (task, _, _, data, name), runs in grouped(paths):
         settings, histories, results = zip(*runs)
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
                     for epochs in histories]

@@ -13,9 +13,11 @@ from statistics import fmean as mean
 import torch
 import torch.nn.functional as F
 
-from analysis.runs import model_and_problems
-from curriculum import METHODS, Curriculum, n_thoughts
+from analysis.runs import checkpoint_of
+from curriculum import Curriculum, n_thoughts
 from data import line_of
+from harness.settings import Settings
+from harness.start import load_run, pick_device, problems_that_fit
 from model import GPT
 from sample import nearest_tokens, prompts_of, thoughts_after, written_answers
 from tasks.common import shortcut_accuracy
@@ -63,13 +65,14 @@ class Probe:
 
 
 def load_probe(run, data=None, n=None, device="auto"):
-    """The Probe of a run, with n problems as for runs.model_and_problems."""
-    s, ckpt, model, enc, examples = model_and_problems(run, data, device)
-    if METHODS[s.method].fill != "thought":
-        raise ValueError(f"a run of {s.method} has no thoughts to look at")
+    """The Probe of a run, with the first n problems that fit: of its own test split, or of a file,
+    or of what load_splits takes."""
+    ckpt, model, enc = load_run(checkpoint_of(run), pick_device(device))
+    s = Settings(**ckpt["settings"])
+    examples = problems_that_fit(s, model, enc, data)[:n]
     names = s.steps == "names" if s.generated else all(
         step.isalpha() for example in examples for step in example.steps)
-    return Probe(model, enc, examples[:n], s.task, s.curriculum(), ckpt["run"]["stage"],
+    return Probe(model, enc, examples, s.task, s.curriculum(), ckpt["run"]["stage"],
                  s.max_new_tokens, names=names)
 
 
@@ -162,8 +165,7 @@ def decode(probe, top=5):
     probabilities, its norm, and its cosine with the thought before.
 
     rows: for every thought the shares of problems in which its nearest token is the first of step
-    1, 2, .. (of an equation's result) or of the answer, were they written.
-    """
+    1, 2, .. (of an equation's result) or of the answer, were they written."""
     found = []
     for example, thoughts in zip(probe.examples, probe.thoughts(probe.k)):
         tokens = nearest_tokens(probe.model, thoughts, probe.enc, top)

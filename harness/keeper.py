@@ -50,7 +50,7 @@ class Keeper:
         self.device = model.wte.weight.device
         self.began = time.perf_counter() - run.seconds
         self.saved = time.perf_counter()
-        self.stop = Stop(s.out_dir)
+        self.stop, self.ckpt = Stop(s.out_dir), os.path.join(s.out_dir, "ckpt.pt")
 
     def epochs(self):
         """The epochs that are left, each as its number."""
@@ -148,8 +148,7 @@ class Keeper:
               f"on, at stage {run.stage}, with {result['tokens']:.1f} tokens a problem")
         if run.epoch < s.epochs:
             print(f"go on:  python train.py --out_dir {quote(s.out_dir)} --resume")
-        ckpt = quote(os.path.join(s.out_dir, "ckpt.pt"))
-        print(f"look:   python sample.py --ckpt {ckpt} --index 0")
+        print(f"look:   python sample.py --ckpt {quote(self.ckpt)} --index 0")
         return line
 
     def print_progress(self):
@@ -176,8 +175,7 @@ class Keeper:
                 "rng": torch.get_rng_state()}
         if self.device.type == "cuda":
             ckpt["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        path = os.path.join(self.s.out_dir, "ckpt.pt")
-        write_whole(path, "wb", lambda file: torch.save(ckpt, file))
+        write_whole(self.ckpt, "wb", lambda file: torch.save(ckpt, file))
 
     def save_metrics(self, *results):
         """Write out_dir/metrics.jsonl: a line on the run, one for each epoch, the results."""

@@ -169,8 +169,7 @@ def complete(given, saved=None):
     """Settings: the options given, the task's values for the rest. ValueError if they clash.
 
     saved: the Settings of the run whose checkpoint --init names, if so: they go before the tables,
-    but for what the data decides, if that is of the other kind, generated or not.
-    """
+    but for what the data decides, if that is of the other kind, generated or not."""
     s = Settings(**given)
     values = defaults(s.task, s.init == "scratch")
     if not s.generated:  # files hold chains like the paper's

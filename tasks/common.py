@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 import random
-import sys
 import zlib
 from statistics import mean
+from tempfile import TemporaryDirectory
 from urllib.request import urlretrieve
 
 from tasks import TASKS, tasks_with
@@ -27,8 +27,7 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, grow=False, 
     size: the task's SIZES, where they are not the official ones. epoch: gives fresh problems of the
     same split. balanced: without the shortcuts of the official ones. grow: easier ones, too: only
     the easiest in epoch 0 (growth 0), those of every size from the task's GROW_EPOCHS on (growth
-    1). Raises ValueError, in a sentence, for arguments that are unknown or out of range.
-    """
+    1). Raises ValueError, in a sentence, for arguments that are unknown or out of range."""
     check(task, split, balanced, grow, size)
     module = TASKS[task]
     options = {name: some.official for name, some in module.SIZES.items()} | size
@@ -79,8 +78,7 @@ def read_examples(path):
     """The Examples of a file: a JSON list of records, ProntoQA's raw problems or GSM8k-Aug's lines.
 
     Raises ValueError with file, record and reason. Steps without text are dropped. Of GSM8k-Aug's
-    files, lines without just one || are no problems.
-    """
+    files, lines without just one || are no problems."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"cannot read {path}: it is no file")  # a device might never end
     try:
@@ -141,8 +139,7 @@ def load_splits(source, task, size, grow, seed, n_train, n_valid, n_test):
     source: "generated" or "balanced" (see `problems`, also for grow, which is for training; new
     ones every epoch), "official" (the released files, downloaded once), a folder with train, valid
     and test files, or a single file, split by position as officially ProntoQA is, 90 : 2 : 8. n_*
-    cut what files hold, if not 0. No question of the other two is left in the training split.
-    """
+    cut what files hold, if not 0. No question of the other two is left in the training split."""
     if source in GENERATED:
         def generate(split, n, epoch=0, grow=False):
             records = problems(task, n, seed, split, epoch, source == "balanced", grow, **size)
@@ -214,24 +211,16 @@ def download(url, path, sha256=None):
     """Fetch a file whole, or not at all; returns its SHA-256. Raises OSError for whatever the
     network does, ValueError if sha256 is known and another one."""
     print(f"downloading {url}")
-    part = f"{path}.{os.getpid()}.tmp"
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    try:
-        urlretrieve(url, part, show_progress)  # raises an error if the connection breaks
+    folder = os.path.dirname(path) or "."
+    os.makedirs(folder, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as scratch:
+        part, _ = urlretrieve(url, os.path.join(scratch, "part"))
         with open(part, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
         if sha256 not in (None, digest):
             raise ValueError(f"{url} is not the released file: its SHA-256 is {digest}")
         os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
     return digest
-
-
-def show_progress(blocks, block_size, size):
-    if sys.stdout.isatty():
-        print(f"\r{blocks * block_size / 1e6:.0f} of {size / 1e6:.0f} MB", end="", flush=True)
 
 
 def points(task, examples):

@@ -68,8 +68,7 @@ def draw(rng, hops, wording, steps, balanced=False, growth=None):
     The chain c1 -> c2 -> .. leads to the property asked about, every ci also to a dead end di;
     e1 -> e2 stands apart; the lure has the opposite property, and is mentioned once only, which
     gives it away. Balanced problems mention it as often as the end of the chain. Growing problems
-    (see common.problems) may have a shorter chain, and less or nothing that distracts.
-    """
+    (see common.problems) may have a shorter chain, and less or nothing that distracts."""
     if balanced and hops == 6:
         raise ValueError("hops must be 1..5 if balanced, as that takes 3 names more (got 6)")
     kept = 1
@@ -149,8 +148,7 @@ def last_hops(example, hops):
     """What is left of a ProntoQA problem once the proof starts so many hops before its end.
 
     The concepts before, and their dead ends, go with every sentence that mentions them; who was the
-    first of them now is the first that is left. The other sentences stay, word for word.
-    """
+    first of them now is the first that is left. The other sentences stay, word for word."""
     def concepts(text):
         return re.findall(r"[a-z]+us(?=(?:es)?\b)", text.lower())
 

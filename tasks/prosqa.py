@@ -56,8 +56,7 @@ def draw(rng, nodes, steps, balanced=False, growth=None):
     The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
     below only the other: so depth alone betrays much. Balanced problems have both options at one
     depth and toss a coin for who is asked. Growing problems (see common.problems) are two bare
-    chains below growth 1, and then graphs of 6 nodes to all. Source: recovered from the files.
-    """
+    chains below growth 1, and then graphs of 6 nodes to all. Source: recovered from the files."""
     if growth is not None and growth < 1:
         return *draw_chains(rng, rng.randint(6, 10)), steps
     nodes = nodes if growth is None else rng.randint(6, nodes)
@@ -107,8 +106,7 @@ def draw_graph(rng, nodes):
     """Return three lists by node: its parents (earlier nodes), its family, and its depth.
 
     Nodes 0 and 1 are the entities that may be asked about. A node's family is the set of those two
-    that it descends from, and its depth the distance to the nearer one, or infinity without any.
-    """
+    that it descends from, and its depth the distance to the nearer one, or infinity without any."""
     parents, family, depth, weight = [[], []], [{0}, {1}], [0, 0], [1, 1]
     for node in range(2, nodes):
         pool, side = range(node), rng.random()

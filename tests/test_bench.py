@@ -35,7 +35,7 @@ def test_the_table_lacks_a_stage_or_a_way(capsys, extra, stages):
 
 def test_a_number_of_the_table_is_not_positive():
     argv = [*SMALL, "--no-memory", "--stages", "2"]
-    line, = bench.measure_steps(bench.parse(argv), argv)
+    line, = bench.measure_steps(bench.parse(argv))
     assert line["thoughts"] == 2 and min(line.values()) > 0
     assert min(bench.measure_evaluation(bench.parse(argv)).values()) > 0
 
