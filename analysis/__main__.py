@@ -116,7 +116,7 @@ def accuracy(args):
 
 
 def probe_of(args, *tasks):
-    """That of the command line; ValueError if the run is of another than these tasks."""
+    """The Probe that the command line names. ValueError if these tasks are not the run's."""
     probe = thoughts.load_probe(args.run, args.data, args.n, args.device)
     if tasks and probe.task not in tasks:
         raise ValueError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")

@@ -20,18 +20,19 @@ class Options:
     """All options of a run but the sizes of problems. For a default of None see DEFAULTS."""
     task: str = option("what to learn", "prontoqa", choices=list(TASKS))
     method: str = option("what takes the place of the steps", "coconut", choices=list(METHODS))
-    data: str = option("generated, balanced, official, a folder or a file", "generated")
-    init: str = option("scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl, a file like theirs (64 "
-                       "dimensions a head), or a checkpoint of train.py", "scratch")
+    data: str = option("problems: generated, balanced (generated so that no known rule guesses "
+                       "well), official (downloaded), a folder or a file", "generated")
+    init: str = option("weights to start with: scratch (random), gpt2, gpt2-medium, gpt2-large, "
+                       "gpt2-xl, a file of that layout, or a checkpoint of train.py", "scratch")
     tokenizer: str = option("default: word from scratch, else gpt2", choices=["word", "gpt2"])
     out_dir: str = option("folder of the run (default: out/TASK-METHOD)")
     resume: bool = option("go on with the run in out_dir", False)
-    device: str = option("auto, cpu, cuda, mps ..", "auto")
+    device: str = option("auto (the fastest there is), cpu, cuda, mps ..", "auto")
     dtype: str = option("of matrix products; bfloat16 is for GPUs", "float32",
                         choices=["float32", "bfloat16"])
     seed: int = option("of weights, problems, their order, and dropout", 0)
 
-    grow: bool = option("train on easier problems too, at first only on those")
+    grow: bool = option("begin with easier problems, which grow to full size")
     n_train: int = option("training problems in an epoch; 0: all there are")
     n_valid: int = option("validation problems; 0: all there are")
     n_test: int = option("test problems; 0: all there are")
@@ -39,31 +40,31 @@ class Options:
     n_layer: int = option("layers, from scratch")
     n_head: int = option("attention heads, from scratch")
     n_embd: int = option("width, from scratch")
-    block_size: int = option("most tokens in a sequence, from scratch")
+    block_size: int = option("longest sequence in tokens, from scratch")
     dropout: float = option("share of activations dropped in training")
 
-    c_thought: int = option("thoughts for each step that is gone")
-    eot: bool = option("mark the end of the thoughts, as the paper does")
+    c_thought: int = option("thoughts in the place of each step")
+    eot: bool = option("mark the end of the thoughts by <|eot|>, as the paper does")
     max_latent_stage: int = option("the last stage that adds thoughts; from scratch by size")
     extra_stage: bool = option("end with a stage that drops all steps that are left")
-    epochs: int = option("epochs in all; from scratch more if there are more stages")
+    epochs: int = option("epochs in all; from scratch more, if there are more stages")
     epochs_stage_0: int = option("epochs of stage 0, in which every step is written")
     epochs_per_stage: int = option("epochs of each later stage but the last")
-    uniform_prob: float = option("chance that an example takes a random stage", 0.0)
+    uniform_prob: float = option("stage mixing: chance that a problem takes a random stage", 0.0)
     icot_tokens: int = option("icot: tokens removed each epoch")
-    icot_all_beyond: int = option("icot: once it would remove more than this, it removes all")
+    icot_all_beyond: int = option("icot: once more than so many would be removed, all are")
 
     batch_size: int = option("problems in an optimizer step")
     micro_batch: int = option("problems at a time, to save memory (default: batch_size)")
-    learning_rate: float = option("constant, but for the next two")
+    learning_rate: float = option("the highest; the next two options lower it")
     warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset")
     decay_epochs: int = option("epochs at the end, over which the rate falls to 0")
-    beta2: float = option("of AdamW")
-    weight_decay: float = option("of AdamW", 0.01)
-    grad_clip: float = option("largest norm of the gradient; 0: no limit")
+    beta2: float = option("AdamW's memory of squared gradients")
+    weight_decay: float = option("AdamW's pull of the weights towards 0", 0.01)
+    grad_clip: float = option("a longer gradient is scaled to this norm; 0: none is")
     reset_optimizer: bool = option("start AdamW anew at each stage, as the paper does", True)
-    max_new_tokens: int = option("most tokens written in an evaluation")
-    max_steps: int = option("cut the run at this step, but still evaluate and save")
+    max_new_tokens: int = option("most tokens written for an answer")
+    max_steps: int = option("end the run at this step, evaluated and saved")
     save_every: float = option("seconds from one saving of the run to the next")
 
     @property
@@ -168,8 +169,8 @@ def parse(argv=None):
 def complete(given, saved=None):
     """Settings: the options given, the task's values for the rest. ValueError if they clash.
 
-    saved: the Settings of the run whose checkpoint --init names, if so: they go before the tables,
-    but for what the data decides, if that is of the other kind, generated or not."""
+    saved: the Settings of the run whose checkpoint --init names. They replace the tables, except
+    where the two kinds of data, generated or from files, need different ones."""
     s = Settings(**given)
     values = defaults(s.task, s.init == "scratch")
     if not s.generated:  # files hold chains like the paper's
@@ -197,8 +198,8 @@ def complete(given, saved=None):
 
 
 def label(s):
-    """The method of a run, with the options that make it another than the task's default one, but
-    for what follows from the size of its problems."""
+    """The method of a run, and its options that differ from the task's defaults. Options that
+    follow from the size of the problems are left out."""
     sizes = s.size() if s.generated else {}
     same = {name: getattr(s, name) for name in ("task", "method", "data", "init")}
     usual, usual_at_this_size = complete(same), complete(same | sizes)

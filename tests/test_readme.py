@@ -1,16 +1,31 @@
-"""The README against the code: line counts, commands, pictures."""
+"""README and docs against code and logs: lines, commands, links, quoted output, numbers."""
+import json
 import re
 import shlex
 
 import pytest
 
 import curriculum
+import sample
+from analysis.runs import TABLE, rows_of_table
 from conftest import ROOT
 from curriculum import METHODS
-from harness.settings import complete, parse
+from harness.settings import Settings, complete, parse
 
 README = (ROOT / "README.md").read_text()
-TABLE = dict(re.findall(r"^\| `(\w+(?:\.py|/))` \| (\d+) \|", README, flags=re.M))
+PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+LINES = dict(re.findall(r"^\| `(\w+(?:\.py|/))` \| (\d+) \|", README, flags=re.M))
+
+
+def cells(text):
+    """The rows of a page's tables, those between the names of columns and the next text."""
+    return [[cell.strip(" `") for cell in line.strip("|").split(" | ")]
+            for line in text.splitlines() if line.startswith("| `")]
+
+
+def test_the_readme_is_too_long_or_shows_its_first_picture_late():
+    lines = README.splitlines()
+    assert len(lines) <= 160 and any(".png" in line for line in lines[:40])
 
 
 def test_the_table_of_files_lacks_a_file_or_miscounts_its_lines():
@@ -20,7 +35,7 @@ def test_the_table_of_files_lacks_a_file_or_miscounts_its_lines():
     files = {path.name: lines([path]) for path in ROOT.glob("*.py")}
     wings = {f"{path.parent.name}/" for path in ROOT.glob("*/*.py")} - {"tests/"}
     files |= {wing: lines((ROOT / wing).glob("*.py")) for wing in wings}
-    assert {name: int(lines) for name, lines in TABLE.items()} == files
+    assert {name: int(lines) for name, lines in LINES.items()} == files
 
 
 def test_a_line_of_code_is_wider_than_100_columns():
@@ -30,24 +45,79 @@ def test_a_line_of_code_is_wider_than_100_columns():
     assert not wide
 
 
-def test_the_readmes_first_table_differs_from_the_whole_one():
-    lines = [[cell.strip(" `") for cell in line.strip("|").split("|")]
-             for line in README.splitlines() if line.startswith("| `")]
-    whole = {tuple(line[:3]): line[5] + (line[6] and f" ± {line[6]}")
-             for line in lines if len(line) == 11}
-    first = {line[0]: line[2:6] for line in lines if len(line) == 8 and line[0] in METHODS}
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_leads_nowhere(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", PAGES[page]):
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+            slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert anchor in slugs, anchor
+
+
+def test_a_page_is_linked_from_nowhere():
+    targets = {(page.parent / target).resolve() for page, text in PAGES.items()
+               for target in re.findall(r"\]\((?!https?:)([^)#]+)", text)}
+    assert set(PAGES) - targets <= {ROOT / "README.md"}
+    assert {*(ROOT / "docs").glob("*.png")} <= targets
+
+
+def test_the_table_of_all_runs_differs_from_the_logs():
+    logs = [str(path) for path in (ROOT / "results").glob("*.jsonl")]
+    told = [row for row in cells(PAGES[ROOT / "docs" / "results.md"]) if len(row) == len(TABLE)]
+    assert told == [[str(cell).strip("`") for cell in row] for row in rows_of_table(logs)]
+
+
+@pytest.mark.parametrize("page, methods", [
+    ("README.md", ["coconut", "cot", "pause_as_thought", "no_cot"]), ("docs/results.md", METHODS)])
+def test_the_short_table_differs_from_the_whole_one(page, methods):
+    whole = {tuple(row[:3]): row[5] + (row[6] and f" ± {row[6]}")
+             for row in cells(PAGES[ROOT / "docs" / "results.md"]) if len(row) == len(TABLE)}
+    told = {row[0]: row[2:6] for row in cells(PAGES[ROOT / page])
+            if row[0] in METHODS and len(row) in (6, 8)}
     columns = [("prontoqa", "generated"), ("prosqa", "generated"),
                ("prontoqa", "balanced"), ("prosqa", "balanced")]
-    assert first == {method: [whole.get((*column, method), "") for column in columns]
-                     for method in METHODS}
+    assert told == {method: [whole.get((*column, method), "") for column in columns]
+                    for method in methods}
 
 
-COMMANDS = re.findall(r"^python train\.py (.*?)(?: {3,}#.*)?$", README, flags=re.M)
+def test_the_readme_quotes_another_line_than_the_log_has():
+    with open(ROOT / "results" / "prontoqa-coconut-seed0.jsonl") as file:
+        header, *lines = map(json.loads, file)
+    settings, line = header["settings"], lines[-2]  # the last is of the test split
+    assert (f"epoch {line['epoch']}/{settings['epochs']}  stage {line['stage']}  train loss "
+            f"{line['train_loss']:.4f}  valid loss {line['val_loss']:.4f}  accuracy "
+            f"{line['val_accuracy']:.1%}  tokens {line['val_tokens']:.1f}  "
+            f"{line['seconds'] / 60:.1f} min\n") in README
+
+
+def test_the_readme_quotes_other_thoughts_than_the_model_has(capsys):
+    sample.main(["--ckpt", str(ROOT / "results" / "prosqa.pt"), "--index", "1", "--device", "cpu"])
+    printed = capsys.readouterr().out.splitlines()
+    first, = (i for i, line in enumerate(printed) if line.startswith("question"))
+    assert "\n".join(printed[first:first + 7]) in README
+
+
+@pytest.mark.parametrize("name", ["prontoqa-balanced", "prosqa-balanced", "prontoqa-sentences"])
+def test_the_readme_tells_another_intervention_than_was_measured(name):
+    with open(ROOT / "docs" / f"intervene-{name}.json") as file:
+        rows = {row["thoughts"]: row["accuracy"] for row in json.load(file)["intervene"]["rows"]}
+    own, other = (f"{100 * rows[key]:.1f}" for key in ("intact", "of another problem"))
+    told = re.search(r"^Do the answers need.*?\n\n", README, re.M | re.S)[0]
+    assert own in told and other in told
+
+
+COMMANDS = [command for text in PAGES.values()
+            for command in re.findall(r"^python train\.py (.*?)(?: {3,}#.*)?$", text, flags=re.M)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_training_command_of_the_readme_is_refused(command):
-    complete(parse(shlex.split(command)))
+def test_a_training_command_is_refused(command):
+    given = parse(shlex.split(command))
+    if given.get("init", "scratch").endswith(".pt"):  # made by the command before it
+        given["init"] = "gpt2"
+    complete(given)
 
 
 def test_the_readmes_curriculum_differs_from_the_codes():
@@ -55,9 +125,14 @@ def test_the_readmes_curriculum_differs_from_the_codes():
     assert shown == re.findall(r"^    stage (\d)   (Q .*)$", curriculum.__doc__, re.M)
 
 
-def test_the_readme_names_an_option_that_does_not_exist():
-    from harness.settings import Settings
-    others = "index question n_thoughts ckpt n no-reset_optimizer no-grow help out show " \
-             "columns stages rounds nproc_per_node"
-    known = set(Settings.__dataclass_fields__) | set(others.split())
-    assert set(re.findall(r"--([a-zA-Z][\w-]*)", README)) <= known
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_an_option_that_does_not_exist(page):
+    sources = "".join((ROOT / name).read_text() for name in (
+        "sample.py", "data.py", "analysis/__main__.py", "analysis/bench.py"))
+    known = set(re.findall(r'"--(\w+)"', sources)) | set(Settings.__dataclass_fields__)
+    known |= {"no-" + name for name in known} | {"help", "nproc_per_node"}
+    known |= {name for name, _ in re.findall(r'\("(\w+)", (\d+)\)', sources)}  # the bench's sizes
+    elsewhere = ("--model-name --model-size --ordering --num-trials --few-shot-examples --ontology "
+                 "--min-hops --max-hops --hops-skip")  # ProntoQA's generator
+    told = set(re.findall(r"--([a-zA-Z][\w-]*)", PAGES[page]))
+    assert told - {name.strip("-") for name in elsewhere.split()} <= known

@@ -1,0 +1,23 @@
+"""The tutorial's blocks run in their order, and print what the page says."""
+import re
+
+import pytest
+import torch
+
+from conftest import ROOT
+
+PAGE = (ROOT / "docs" / "tutorial.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE, flags=re.S)
+
+
+def test_a_block_of_the_tutorial_prints_something_else(capsys):
+    assert len(BLOCKS) == 6 == PAGE.count("```python")
+    names, random_state = {}, torch.get_rng_state()
+    for code, told in BLOCKS:
+        exec(code, names)
+        shown = capsys.readouterr().out
+        # Machines round differently, and training makes more of it: a percentage may differ a bit.
+        assert re.sub(r"\d+%", "%", shown) == re.sub(r"\d+%", "%", told)
+        percentages = [[int(n) for n in re.findall(r"(\d+)%", text)] for text in (shown, told)]
+        assert percentages[0] == pytest.approx(percentages[1], abs=15)
+    torch.set_rng_state(random_state)
