@@ -43,7 +43,8 @@ def bars(args):
             n = sum(result["test_n"] for *_, result in runs)
             right = round(sum(result["test_n"] * result["test_accuracy"] for *_, result in runs))
             rows.append({"task": task, "data": data, "method": name, "accuracy": right / n,
-                         "interval": thoughts.interval(right, n), "guess": best_guess(runs[0][0])})
+                         "interval": thoughts.interval(right, n),
+                         "guess": mean(best_guess(s) for s, *_ in runs)})
     draw.bars(rows).savefig(args.out)
     print(f"drew {len(rows)} bars to {args.out}")
 

@@ -2,7 +2,7 @@
 from itertools import pairwise
 from textwrap import fill
 
-COLORS = {"coconut": "C0", "pause_as_thought": "C1", "cot": "C2", "no_cot": "C7"}
+COLORS = {"coconut": "C0", "cot": "C2", "pause_as_thought": "C1", "no_cot": "C7"}
 
 
 def new_figure(width, height, rows=1, columns=1, **options):
@@ -30,7 +30,7 @@ def passes(tokens, thought, learned):
             panel.annotate("", (end, row + 0.72), (end - 1, row + 0.28), arrowprops={
                 "arrowstyle": "-|>", "color": "C1", "linewidth": 2})
     for column in (column for column, is_learned in enumerate(learned) if is_learned):
-        panel.text(column, len(starts) - 1.4, "loss", ha="center", color="C3")
+        panel.text(column, len(starts) - 1.4, "target", ha="center", color="C3")
     panel.set(xlim=(-0.6, len(tokens) - 0.4), ylim=(len(starts) - 1.3, -0.5), xticks=[],
               yticks=range(len(starts) - 1), xlabel="gray: read from the cache; orange: a thought, "
               "which is the last state of the pass before",
@@ -57,7 +57,7 @@ def bars(groups):
             panel.barh([group["method"] for group in some], [100 * g["accuracy"] for g in some],
                        xerr=spread(some), capsize=3, color=[COLORS[g["method"]] for g in some])
             panel.axvline(100 * some[0]["guess"], color="C3", linestyle="--", label="best guess")
-            panel.set(title=f"{task}, {data}", xlim=(0, 103))
+            panel.set(title="balanced " * (data == "balanced") + task, xlim=(0, 103))
     for panel in panels[-1]:
         panel.set_xlabel("accuracy, %")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right")
