@@ -73,14 +73,11 @@ def slim(args):
     print(f"wrote {os.path.getsize(args.out) / 1e6:.1f} MB to {args.out}")
 
 
-NO_RULES = "no rule applies: the task's guesses read questions in its own words"
-
-
 def print_rules(accuracies):
     for rule, accuracy in accuracies.items():
         print(f"{accuracy:6.1%}  {rule}")
     if not accuracies:
-        print(NO_RULES)
+        print("no rule applies: the task's guesses read questions in its own words")
 
 
 def shortcuts(args):
@@ -113,7 +110,7 @@ def accuracy(args):
     if rows:
         print_table(["rule", "alone", "the model where it is right", "silent", "wrong"], rows)
     else:
-        print(NO_RULES)
+        print_rules({})
 
 
 def probe_of(args, *tasks):
