@@ -2,16 +2,12 @@
 What a sequence looks like at each stage: the curriculum that turns written steps into thoughts.
 
 One example at every stage of `coconut` with c_thought = 1. Q is the question, 1 2 3 are the steps,
-A is the answer, T is a thought; the loss is taken on the tokens marked ^.
+A is the answer, T is a thought; the loss is taken on the tokens in brackets.
 
-    stage 0   Q <bot> <eot> 1 2 3 A
-                            ^ ^ ^ ^
-    stage 1   Q <bot> T <eot> 2 3 A
-                              ^ ^ ^
-    stage 2   Q <bot> T T <eot> 3 A
-                                ^ ^
-    stage 3   Q <bot> T T T <eot> A
-                                  ^
+    stage 0   Q <bot> <eot> [1 2 3 A]
+    stage 1   Q <bot> T <eot> [2 3 A]
+    stage 2   Q <bot> T T <eot> [3 A]
+    stage 3   Q <bot> T T T <eot> [A]
 
 Without <eot> (`eot` False) they read Q <bot> 1 2 3 A, Q <bot> T 2 3 A and so on. The state that
 becomes the last thought of a stage then predicted, one stage before, the first token of the step

@@ -16,7 +16,7 @@ def test_a_block_of_the_tutorial_prints_something_else(capsys):
     for code, told in BLOCKS:
         exec(code, names)
         shown = capsys.readouterr().out
-        # Machines round differently, and training makes more of it: a percentage may differ, where it is not near 100.
+        # Machines round differently, and training makes more of it: what is not near 100 % differs.
         assert re.sub(r"\d+%", "%", shown) == re.sub(r"\d+%", "%", told)
         percentages = [[int(n) for n in re.findall(r"(\d+)%", text)] for text in (shown, told)]
         assert all(n == pytest.approx(t, abs=5 if t > 90 else 30) for n, t in zip(*percentages))
