@@ -3,6 +3,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -145,7 +146,7 @@ def test_a_method_does_not_train_or_evaluate(tmp_path, method):
     assert result["test_n"] == 6 and math.isfinite(result["test_loss"])
     stages = [line["stage"] for line in epochs]
     assert stages == {"stage": [0, 1, 2, 2],
-                      "tokens": [0, 1, 2, 2],
+                      "tokens": [0, 4, 9, 9],
                       "all": [last["stage"]] * 4,
                       "none": [0] * 4}[METHODS[method].steps]
 
@@ -162,6 +163,17 @@ def test_a_new_stage_comes_silently_or_keeps_the_optimizer(tmp_path, capsys):
     steps = {name: weights(tmp_path / name)["optimizer"]["state"][0]["step"].item()
              for name in ("reset", "keep")}
     assert steps == {"reset": 6, "keep": 12}  # 3 steps an epoch; two epochs at the last stage
+
+
+def test_icot_removes_an_epochs_tokens_at_once_or_keeps_the_optimizer(tmp_path, capsys):
+    """Three steps an epoch, and a token before the second, the third, the next epoch's first .."""
+    train(*PROSQA, *TINY, *ICOT, "--out_dir", tmp_path)
+    assert [line["stage"] for line in lines(tmp_path)[1:]] == [0, 2, 5, 7, 7]
+    printed = capsys.readouterr().out
+    assert [int(n) for n in re.findall(r"\nstage (\d) of icot", printed)] == [*range(8)]
+    assert "note:" not in printed, "the last stage comes amid the last epoch"
+    assert weights(tmp_path)["optimizer"]["state"][0]["step"] == 2  # at the last stage
+    assert weights(tmp_path)["run"]["stage_step"] == 2
 
 
 def test_an_optimizer_without_its_state_steps_otherwise_than_a_new_one():
@@ -204,14 +216,23 @@ def test_the_learning_rate_does_not_warm_up_after_a_reset_or_fall_at_the_end():
 
     assert [rate(3, 0, done) for done in (0, 1, 3, 8)] == [0.25, 0.5, 1, 1]
     assert [rate(8, batch, 99) for batch in (0, 5)] == [1, 0.5] and rate(9, 4, 99) < 0.11
+    icot = complete({"method": "icot", "warmup_steps": 4, "learning_rate": 1.0})
+    assert [training.learning_rate(icot, Run(step=step, stage_step=0), 5) for step in (0, 9)] == [
+        0.25, 1], "its resets come too often to warm up after each"
     paper = complete({"init": "gpt2"})
     assert training.learning_rate(paper, Run(49, 4, stage_step=0), 5) == 1e-4
 
 
-@pytest.mark.parametrize("cut", [2, 3, 7])
-def test_a_resumed_run_differs_from_the_uninterrupted_one_in_any_bit(tmp_path, cut):
-    """Amid an epoch, at its end, and in a later stage; with dropout and stage mixing."""
-    options = [*PRONTOQA, *TINY, *STAGES, "--dropout", 0.2, "--uniform_prob", 0.3]
+ICOT = "--method icot --epochs_stage_0 1 --icot_tokens 3 --icot_all_beyond 7".split()
+
+
+@pytest.mark.parametrize("cut, options", [
+    *((cut, [*STAGES, "--uniform_prob", 0.3]) for cut in (2, 3, 7)),
+    *((cut, ICOT) for cut in (4, 5))])
+def test_a_resumed_run_differs_from_the_uninterrupted_one_in_any_bit(tmp_path, cut, options):
+    """Amid an epoch, at its end, and in a later stage; with dropout and stage mixing. icot begins
+    stages amid an epoch."""
+    options = [*PRONTOQA, *TINY, *options, "--dropout", 0.2]
     train(*options, "--out_dir", tmp_path / "whole")
     train(*options, "--out_dir", tmp_path / "cut", "--max_steps", cut)
     assert weights(tmp_path / "cut")["run"]["step"] == cut
