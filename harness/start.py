@@ -6,7 +6,7 @@ import tiktoken
 import torch
 
 from curriculum import METHODS
-from data import fitting, gpt2_encoding, markers_of, text_of, word_encoding
+from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
 from harness.files import read_torch
 from harness.keeper import Run, machine_of
 from harness.ranks import RANK, RANKS, join
@@ -64,7 +64,8 @@ def saved_settings(path):
 
 def start(s):
     """(splits, model, Encoding, optimizer, Run): all that train.py's loop needs besides Settings,
-    for a new run or a resumed one. splits as load_splits has them, of problems that fit."""
+    for a new run or a resumed one. splits as load_splits has them, of problems that fit. Sets
+    s.steps by the problems, if they come from files."""
     torch.manual_seed(s.seed)
     device = pick_device(s.device)
     join(device)
@@ -72,6 +73,9 @@ def start(s):
           f"{torch.__version__}", flush=True)
     drawn, valid, test = load_splits(s.data, s.task, s.size(), s.grow, s.seed, s.n_train,
                                      s.n_valid, s.n_test)
+    if not s.generated and s.steps:
+        lines = [line_of(step) for example in drawn(0) for step in example.steps]
+        s.steps = "sentences" if any(line.endswith("\n") for line in lines) else "names"
     if not s.resume:
         model, enc = start_model(s, [text_of(example) for example in drawn(0)])
         model.to(device)

@@ -241,11 +241,21 @@ def run_on_a_file(tmp_path_factory):
     return folder / "run", folder / "problems.json"
 
 
+@pytest.mark.parametrize("command, says", [
+    ("accuracy {}", " of 1 problems right"), ("decode {}", "\n1 problems\n"),
+    ("sweep {}", "1 problems\n"), ("tree {}", "mean over 1 problems"),
+    ("superposition {}", "1 problems\n")])
 @pytest.mark.parametrize("more", [[], ["--data"]])
-def test_a_run_is_measured_on_problems_that_it_was_trained_on(run_on_a_file, more, capsys):
+def test_a_run_is_measured_on_problems_that_it_was_trained_on(
+        run_on_a_file, command, says, more, capsys):
     run, file = run_on_a_file
-    analyze.main(["accuracy", str(run), *(more and [*more, str(file)])])
-    assert " of 1 problems right" in capsys.readouterr().out
+    analyze.main([*command.format(run).split(), *(more and [*more, str(file)])])
+    assert says in capsys.readouterr().out
+
+
+def test_an_intervention_exchanges_thoughts_with_a_problem_of_the_training(run_on_a_file):
+    with pytest.raises(SystemExit, match="two problems or more are needed"):
+        analyze.main(["intervene", str(run_on_a_file[0])])  # one is in the test split
 
 
 def test_a_problem_that_is_too_long_ends_an_analysis(run_on_a_file, tmp_path, capsys):
