@@ -16,8 +16,8 @@ from statistics import mean
 import torch
 
 from analysis import draw, graphs, thoughts
-from analysis.runs import (TABLE, best_guess, checkpoint_of, grouped, print_table, read_metrics,
-                           rows_of_table)
+from analysis.runs import (TABLE, best_guess, checkpoint_of, grouped, print_table, problems_of_log,
+                           read_metrics, rows_of_table)
 from curriculum import METHODS, NO_LOSS, Curriculum, Markers, build
 from harness.files import write_whole
 from harness.settings import label
@@ -44,7 +44,7 @@ def bars(args):
             right = round(sum(result["test_n"] * result["test_accuracy"] for *_, result in runs))
             rows.append({"task": task, "data": data, "method": name, "accuracy": right / n,
                          "interval": thoughts.interval(right, n),
-                         "guess": mean(best_guess(s) for s, *_ in runs)})
+                         "guess": mean(best_guess(s, result) for s, _, result in runs)})
     draw.bars(rows).savefig(args.out)
     print(f"drew {len(rows)} bars to {args.out}")
 
@@ -83,10 +83,7 @@ def print_rules(accuracies):
 def shortcuts(args):
     """Print what each of the task's rules gets right, beside the model."""
     s, _, result = read_metrics(args.run)
-    test = tested_problems(s)
-    if result and len(test) != result["test_n"]:  # some were too long
-        raise ValueError(f"{args.run}: the model was tested on {result['test_n']} of {len(test)} "
-                         "problems; `accuracy` compares it with the rules on just those")
+    test = problems_of_log(s, result) if result else tested_problems(s)
     print(f"{len(test)} test problems of {s.task}, {s.data}")
     print_rules(shortcut_accuracy(s.task, test))
     if result:

@@ -53,17 +53,18 @@ def rows_of_table(paths):
     """A row of TABLE for all runs that differ in the seed alone, averaged; sd is over them.
 
     Accuracy is in %, after each stage on validation problems. best guess: that of the best rule on
-    the same test problems, if they are generated; tokens: written ones and thoughts a problem; ms:
-    to write the answer to a problem, in batches; minutes: of the whole training."""
+    the same test problems, if they are generated and none was too long; tokens: written ones and
+    thoughts a problem; ms: to write the answer to a problem, in batches; minutes: of training."""
     rows = []
     for (task, _, _, data, name), runs in grouped(paths):
-        settings, histories, results = zip(*runs)
+        _, histories, results = zip(*runs)
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
                     for epochs in histories]
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
         tests = [100 * result["test_accuracy"] for result in results]
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
-        guess = f"{100 * mean(map(best_guess, settings)):.1f}" if settings[0].generated else ""
+        known = all(s.generated and s.n_test == result["test_n"] for s, _, result in runs)
+        guess = f"{100 * mean(best_guess(s, r) for s, _, r in runs):.1f}" if known else ""
         tokens, milliseconds, minutes = (
             scale * mean(result[key] for result in results) for key, scale in
             [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
@@ -72,6 +73,17 @@ def rows_of_table(paths):
     return rows
 
 
-def best_guess(s):
+def best_guess(s, result):
     """The accuracy of the rule that has most of a run's test problems."""
-    return max(shortcut_accuracy(s.task, tested_problems(s)).values(), default=0.0)
+    return max(shortcut_accuracy(s.task, problems_of_log(s, result)).values(), default=0.0)
+
+
+def problems_of_log(s, result):
+    """The Examples that a run was tested on. ValueError if some were too long for it, as a log does
+    not tell which."""
+    test = tested_problems(s)
+    if len(test) != result["test_n"]:
+        raise ValueError(f"the run of {s.method} on {s.task} with seed {s.seed} was tested on "
+                         f"{result['test_n']} of {len(test)} problems; `accuracy` compares it with "
+                         "the rules on just those, by its checkpoint")
+    return test

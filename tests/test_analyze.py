@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from analysis import __main__ as analyze
-from analysis.runs import read_metrics
+from analysis.runs import TABLE, best_guess, read_metrics, rows_of_table
 from analysis.thoughts import load_probe
 import train as training
 from conftest import ROOT
@@ -75,6 +75,16 @@ def test_the_last_hops_of_the_generators_own_problems_are_no_sound_problem(real_
         check_prontoqa(prontoqa.last_hops(example, 2)._asdict(), hops=2)
 
 
+def result(accuracy, seconds=0, n=500, **more):
+    """The last line of a log."""
+    return {"test_accuracy": accuracy, "test_tokens": 8, "test_seconds": 0.02, "test_n": n,
+            "seconds": seconds} | more
+
+
+def write_log(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
     for seed, accuracy in enumerate([0.8, 0.9, 1.0, 0.5]):
         given = {"task": "prosqa", "seed": seed} | ({"uniform_prob": 0.3, "eot": True} if seed == 3
@@ -82,9 +92,8 @@ def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
         lines = [{"settings": asdict(complete(given))},
                  {"epoch": 1, "stage": 0, "val_accuracy": accuracy - 0.3},
                  {"epoch": 2, "stage": 1, "val_accuracy": accuracy - 0.1},
-                 {"test_accuracy": accuracy, "test_tokens": 8, "test_seconds": 0.02,
-                  "seconds": 60 * seed}]
-        (tmp_path / f"{seed}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+                 result(accuracy, 60 * seed)]
+        write_log(tmp_path / f"{seed}.jsonl", lines)
     analyze.main(["table", *(str(tmp_path / f"{seed}.jsonl") for seed in range(4))])
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 93.5 | 8.0 | 20 | 1 |",
@@ -272,6 +281,28 @@ def test_rules_are_scored_on_other_problems_than_the_model(run_on_a_file, tmp_pa
     assert "of 1 problems right" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="tested on 1 of 2 problems; `accuracy` compares it with"):
         analyze.main(["shortcuts", str(run)])
+
+
+@pytest.mark.parametrize("n, told", [(20, True), (19, False)])
+def test_a_guess_is_shown_that_is_one_on_other_problems_than_the_model_had(tmp_path, n, told):
+    log = tmp_path / "log.jsonl"
+    write_log(log, [{"settings": asdict(complete({"n_test": 20}))},
+                    {"epoch": 1, "stage": 0, "val_accuracy": 0.5}, result(0.5, n=n)])
+    row, = rows_of_table([str(log)])
+    assert (row[TABLE.index("best guess")] != "") == told
+    s, _, found = read_metrics(str(log))
+    if told:
+        assert 0.5 < best_guess(s, found) <= 1
+    else:
+        with pytest.raises(ValueError, match="coconut on prontoqa .* tested on 19 of 20 problems"):
+            best_guess(s, found)
+
+
+def test_one_long_problem_of_gsm8k_ends_an_analysis(real_data, capsys):
+    file = real_data / "gsm8k_aug_valid.txt"
+    probe = load_probe(str(ROOT / "results" / "gsm8k.pt"), str(file), device="cpu")
+    assert "left out 2 of 500 problems" in capsys.readouterr().out and len(probe.examples) == 498
+    assert max(map(len, probe.prompts(probe.k))) <= probe.model.config.block_size
 
 
 def test_names_in_a_file_are_taken_for_sentences(run_on_a_file):
