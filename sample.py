@@ -23,6 +23,7 @@ from harness.ranks import share, total
 from harness.settings import Settings
 from harness.start import load_gpt2, load_run, pick_device, problems_that_fit
 from model import generate, supervised_loss, think
+from tasks.common import MOST_CHARACTERS
 from tasks.record import is_correct
 
 OWN = "out/prontoqa-coconut/ckpt.pt"
@@ -126,8 +127,16 @@ def nearest_tokens(model, thoughts, enc, top):
 # --------------------------------------------------------------------------------------------------
 # The command line
 
+def refuse_if_long(question):
+    """Raise ValueError for a text that would take hours to cut into tokens."""
+    if len(question) > MOST_CHARACTERS:
+        raise ValueError(f"a question of {len(question)} characters is too long: ask it in "
+                         f"{MOST_CHARACTERS}")
+
+
 def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     """Print a question, its k thoughts, what the model writes and whether that is the answer."""
+    refuse_if_long(question)
     print(f"question   {question}")
     ids = prompt(encode_question(question, enc), k, c, markers_of(enc))
     fill = METHODS[c.method].fill or "thought"
@@ -186,6 +195,7 @@ def continue_text(args):
     """Go on with --question as plain text, by a GPT-2 that knows no thoughts."""
     if not args.question or args.n_thoughts is not None:
         raise ValueError("--init needs a --question, the text to go on with, and has no thoughts")
+    refuse_if_long(args.question)
     model, enc = load_gpt2(args.init)
     model = model.to(pick_device(args.device)).eval()
     most = 100 if args.max_new_tokens is None else args.max_new_tokens

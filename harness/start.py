@@ -1,6 +1,7 @@
 """How a run starts, anew or from its checkpoint, and how a finished one's model is loaded."""
 import os
 from dataclasses import asdict
+from shlex import quote
 
 import tiktoken
 import torch
@@ -41,7 +42,8 @@ def settings_of_resumed_run(given):
         raise ValueError(f"nothing to resume: there is no {path}")
     ckpt = load_run(path)[0]
     if "optimizer" not in ckpt:
-        raise ValueError(f"{path} has no optimizer to go on with: start anew by --init {path}")
+        raise ValueError(f"{path} has no optimizer to go on with: start anew by --init "
+                         f"{quote(path)}")
     saved, steps = ckpt["settings"], ckpt["run"]["step"]
     epochs = ckpt["run"]["epoch"] + (ckpt["run"]["batch"] > 0)
     for name, value in given.items():

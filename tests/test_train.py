@@ -387,9 +387,19 @@ def test_sample_does_not_answer_a_question_of_ones_own(finished_run, capsys):
     question = "Every cat is a zebra. Rex is a cat. True or false: Rex is blue."
     sample.main(["--ckpt", str(finished_run), "--question", question])
     assert question in capsys.readouterr().out
-    long = "Every cat is a zebra. " * 900
-    done = run("sample.py", "--ckpt", finished_run, stdin=f"{question}\n{long}\nA second one?\n\n")
-    assert done.stdout.count("written") == 2 and "do not fit" in done.stdout, done.stderr
+
+
+def test_a_question_that_is_too_long_ends_the_session(finished_run, capsys, monkeypatch):
+    """By its tokens, and by its characters, which are not even cut into tokens."""
+    questions = ["Rex is a cat.", "Every cat is a zebra. " * 900, "a" * 100_001, "A last one?", ""]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(questions) + "\n"))
+    sample.main(["--ckpt", str(finished_run)])
+    out = capsys.readouterr().out
+    assert out.count("written") == 2 and "do not fit" in out
+    assert "a question of 100001 characters is too long: ask it in 100000\n" in out
+    for model in (["--ckpt", str(finished_run)], ["--init", "gpt2"]):
+        with pytest.raises(SystemExit, match="sample.py: a question of 100001 characters"):
+            sample.main([*model, "--question", "a" * 100_001])
 
 
 @pytest.mark.parametrize("args, message", [
