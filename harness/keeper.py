@@ -133,7 +133,8 @@ class Keeper:
         if run.batch == self.steps_in_epoch:
             run.history.append({"epoch": run.epoch + 1, "stage": run.stage, "step": run.step,
                                 "train_loss": train_loss,
-                                **{f"val_{name}": value for name, value in result.items()},
+                                **{f"val_{name}": value for name, value in result.items()
+                                   if name not in ("right", "problems")},
                                 "seconds": round(run.seconds, 1)})
             run.epoch, run.batch, run.nats, run.learned = run.epoch + 1, 0, 0.0, 0
         self.save()

@@ -1,5 +1,6 @@
 """What runs are compared with, and the pictures and tables of them."""
 import json
+import random
 import sys
 from dataclasses import asdict
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from analysis import __main__ as analyze
-from analysis.runs import TABLE, best_guess, read_metrics, rows_of_table
+from analysis.runs import (TABLE, best_guess, comparison, paired_interval, read_metrics,
+                           rows_of_table)
 from analysis.thoughts import load_probe
 import train as training
 from conftest import ROOT
@@ -99,6 +101,80 @@ def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
         "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 93.5 | 8.0 | 20 | 1 |",
         "| `prosqa` | generated | `coconut --eot --uniform_prob 0.3` | 1 | 20.0 40.0 | 50.0 |  | "
         "93.7 | 8.0 | 20 | 3 |"]
+
+
+# ---------------------------------------------------------------------------------------------
+# Runs compared problem by problem
+
+def write_run(path, right, problems="p0", **given):
+    """A log of a run with nothing in it but settings and test results; returns its path."""
+    write_log(path, [{"settings": asdict(complete(given))},
+                     result(right.count("1") / len(right), n=len(right), test_right=right,
+                            test_problems=problems)])
+    return str(path)
+
+
+def test_a_comparison_takes_the_problems_of_two_runs_for_unrelated_ones(tmp_path, capsys):
+    """90 and 81 of 100 are right: 80 by both, 10 only by the first, 1 only by the second."""
+    first = write_run(tmp_path / "a", "1" * 80 + "1" * 10 + "0" + "0" * 9)
+    other = write_run(tmp_path / "b", "1" * 80 + "0" * 10 + "1" + "0" * 9, method="cot")
+    analyze.main(["compare", first, other])
+    p, q = (1 + 1) / 102, (10 + 1) / 102  # Bonett and Price
+    half = 1.96 * ((p + q - (p - q) ** 2) / 102) ** 0.5
+    assert capsys.readouterr().out.splitlines() == [
+        "| method | seeds | problems | test | difference | 95 % interval |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| `coconut` | 1 | 100 | 90.0 |  |  |",
+        f"| `cot` | 1 | 100 | 81.0 | -9.0 | {100 * (p - q - half):+.1f} to "
+        f"{100 * (p - q + half):+.1f} |"]
+    assert p - q + half < 0 < -0.09 + 1.96 * (0.9 * 0.1 / 100 + 0.81 * 0.19 / 100) ** 0.5
+
+
+def test_an_interval_of_differences_is_empty_or_misses_the_truth_too_often():
+    low, high = paired_interval([0] * 500)
+    assert -3.5 / 500 < low < -2.5 / 500 and high == -low  # as by the rule of three
+    rng, inside = random.Random(0), 0
+    for _ in range(600):  # the truth: 0.1
+        low, high = paired_interval(rng.choices([1, 0, -1], [0.15, 0.8, 0.05], k=100))
+        inside += low < 0.1 < high
+    assert 0.93 < inside / 600 < 0.98
+
+
+@pytest.mark.parametrize("same, n, width", [(False, 80, 1), (True, 40, 2 ** 0.5)])
+def test_a_problem_of_a_file_counts_once_for_each_seed(tmp_path, same, n, width):
+    """Two seeds, whose problems are the same if they come from a file; the differences are."""
+    paths = [write_run(tmp_path / f"{method} {seed}", right, "p0" if same else f"p{seed}",
+                       method=method, seed=seed)
+             for method, right in (("cot", "10" * 20), ("coconut", "11" * 20)) for seed in (0, 1)]
+    first, other = comparison(paths)
+    assert first[1:3] == [2, n] == other[1:3] and other[3:5] == ["100.0", "+50.0"]
+    low, high = (float(end) for end in other[5].split(" to "))
+    assert high - low == pytest.approx(22 * width, abs=2)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"seed": 1}, r"cot has the seeds \[1\], the first \[0\]: only runs of equal seed"),
+    ({"problems": "p1"}, "cot on prontoqa, generated, with seed 0 was tested on other problems"),
+    ({"right": "1", "problems": "p1"}, "their size and number must be the same"),
+    ({"task": "prosqa", "problems": "p1"}, "cot on prosqa, generated, with seed 0 was tested on o"),
+    ({"method": "coconut"}, "is a second run of coconut with seed 0"),
+])
+def test_runs_are_compared_that_were_asked_other_problems(tmp_path, change, message):
+    first = write_run(tmp_path / "a", "11")
+    other = write_run(tmp_path / "b", **{"right": "01", "method": "cot"} | change)
+    with pytest.raises(SystemExit, match=f"analysis: .*{message}"):
+        analyze.main(["compare", first, other])
+
+
+def test_a_log_without_single_answers_is_compared(tmp_path):
+    with pytest.raises(SystemExit, match="does not say which test problems the model got right"):
+        analyze.main(["compare", write_run(tmp_path / "a", "11"), LOGS[0]])
+
+
+def test_a_finished_run_cannot_be_compared(tiny_run, capsys):
+    analyze.main(["compare", str(tiny_run)])
+    accuracy = read_metrics(str(tiny_run))[2]["test_accuracy"]
+    assert f" | 1 | 6 | {100 * accuracy:.1f} |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given, text", [

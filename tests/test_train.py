@@ -16,6 +16,7 @@ import train as training
 from conftest import ROOT, tiny_gpt
 from curriculum import METHODS, Curriculum, build, last_stage, stage_at
 from data import count_learned, encode, markers_of, text_of, word_encoding
+from harness import ranks
 from harness.keeper import Run
 from harness.settings import DEFAULTS, complete, defaults
 from harness.start import load_run, new_optimizer
@@ -133,6 +134,27 @@ def test_tokens_are_counted_otherwise_than_in_the_papers_table(monkeypatch):
         assert result["tokens"] == expected and result["accuracy"] == 0 and result["n"] == 8
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_answer_is_counted_for_another_problem(monkeypatch, number):
+    """Every third problem is right, on one rank or on three that share the problems."""
+    examples, enc = examples_and_encoding(n=20)
+    third = {e.question: e.answer for e in examples[::3]}
+    monkeypatch.setattr(sample, "prompts_of", lambda examples, *_: examples)
+    monkeypatch.setattr(sample, "written_answers", lambda model, prompts, *_: [
+        ("### " + third.get(e.question, "no"), 5) for e in prompts])
+    monkeypatch.setattr(ranks, "RANKS", number)
+    monkeypatch.setattr(sample, "total", lambda numbers, device: numbers)  # each rank's own
+    model, found = tiny_gpt(vocab_size=enc.n_vocab, block_size=256), []
+    for rank in range(number):
+        monkeypatch.setattr(ranks, "RANK", rank)
+        found.append(evaluate(model, examples, 0, Curriculum("cot"), enc, 4, 9))
+    right = [sum(map(int, column)) for column in zip(*(result["right"] for result in found))]
+    assert right == [i % 3 == 0 for i in range(20)]
+    assert len({result["problems"] for result in found}) == 1
+    fewer = evaluate(model, examples[1:], 0, Curriculum("cot"), enc, 4, 9)
+    assert fewer["problems"] != found[0]["problems"]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_does_not_train_or_evaluate(tmp_path, method):
     schedule = {"stage": STAGES,
@@ -143,6 +165,7 @@ def test_a_method_does_not_train_or_evaluate(tmp_path, method):
     header, *epochs, last = lines(tmp_path)
     assert header["settings"]["method"] == method and header["machine"]
     assert len(epochs) == 4 and last == result
+    assert len(last["test_right"]) == 6 and "val_right" not in epochs[0]
     assert result["test_n"] == 6 and math.isfinite(result["test_loss"])
     stages = [line["stage"] for line in epochs]
     assert stages == {"stage": [0, 1, 2, 2],
