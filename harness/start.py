@@ -177,6 +177,9 @@ def tested_problems(s, source=None):
     they are generated, the test split if they come from files, and all of another single file."""
     source = source or s.data
     if os.path.isfile(source) and not (os.path.exists(s.data) and os.path.samefile(source, s.data)):
+        if not (s.generated or s.data == "official" or os.path.exists(s.data)):
+            print(f"note: {s.data}, which the run learned from, is not here; if {source} is the "
+                  "same, most of these problems were trained on: go where the run was started")
         return unrepeated(read_examples(source), [], source)
     new = source in GENERATED
     n_test = s.n_test if new == s.generated else 500 if new else 0

@@ -339,6 +339,18 @@ def test_a_run_is_measured_on_problems_that_it_was_trained_on(
     assert says in capsys.readouterr().out
 
 
+def test_a_run_is_silently_measured_on_its_file_by_another_name(run_on_a_file, tmp_path, capsys):
+    """The file has moved since the training, so that nobody can tell whether it is the same."""
+    run, file = run_on_a_file
+    ckpt = torch.load(run / "ckpt.pt")
+    moved = ckpt["settings"] | {"data": "problems.json"}
+    torch.save(ckpt | {"settings": moved}, tmp_path / "ckpt.pt")
+    for path, told in ((tmp_path, True), (run, False)):
+        analyze.main(["accuracy", str(path), "--data", str(file)])
+        assert ("note: problems.json, which the run learned from, is not here" in
+                capsys.readouterr().out) == told
+
+
 def test_an_intervention_exchanges_thoughts_with_a_problem_of_the_training(run_on_a_file):
     with pytest.raises(SystemExit, match="two problems or more are needed"):
         analyze.main(["intervene", str(run_on_a_file[0])])  # one is in the test split
