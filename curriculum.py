@@ -16,8 +16,8 @@ have written it.
 
 The model is never asked to say what a thought stands for: a thought is good if it helps to write
 what is left. The eight methods of the paper's Table 1 differ in two choices: what takes the place
-of steps that are gone, and when they go. In the epoch of stage 2 of 3, with steps of one token each
-and iCoT that removes one token an epoch, they read (P is a learned pause token):
+of steps that are gone, and when they go. At stage 2 of 3, or at their only stage, and with steps of
+one token each, they read (P is a learned pause token):
 
     coconut            Q <bot> T T <eot> 3 A
     pause_as_thought   Q <bot> P P <eot> 3 A
@@ -74,8 +74,8 @@ class Curriculum:
     epochs_stage_0: int = 5
     epochs_per_stage: int = 5
     uniform_prob: float = 0.0  # chance to train an example at a random stage, 0 .. its steps
-    icot_tokens: int = 8  # tokens that icot removes each epoch
-    icot_all_beyond: int = 39  # once it would remove more than this, it removes all
+    icot_tokens: int = 8  # tokens that icot removes over an epoch, one after the other
+    icot_all_beyond: int = 39  # once it has removed so many, it removes all
 
 
 def last_stage(c):
@@ -86,19 +86,26 @@ def last_stage(c):
     if steps == "all":
         return c.max_latent_stage + 1  # beyond the last that writes any step
     if steps == "tokens":
-        return c.icot_all_beyond // c.icot_tokens + 1
+        return c.icot_all_beyond
     return c.max_latent_stage + c.extra_stage
 
 
-def stage_at(epoch, c):
-    """The stage of an epoch, both counted from 0. icot begins one each epoch. Paper section 3."""
-    steps = METHODS[c.method].steps
+def parts_of_epoch(c):
+    """In how many parts an epoch is trained: one, but with icot one for each token that it removes,
+    for a stage of icot is a token removed."""
+    return c.icot_tokens if METHODS[c.method].steps == "tokens" else 1
+
+
+def stage_at(epoch, c, part=0):
+    """The stage of a part of an epoch, all counted from 0. Paper section 3; for icot Deng et al."""
+    steps, later = METHODS[c.method].steps, epoch - c.epochs_stage_0
     if steps == "all":
         return last_stage(c)
-    if epoch < c.epochs_stage_0:
+    if later < 0:
         return 0
-    epochs_per_stage = 1 if steps == "tokens" else c.epochs_per_stage
-    return min(1 + (epoch - c.epochs_stage_0) // epochs_per_stage, last_stage(c))
+    if steps == "tokens":
+        return min(later * c.icot_tokens + part, last_stage(c))
+    return min(1 + later // c.epochs_per_stage, last_stage(c))
 
 
 def n_thoughts(stage, c):
@@ -117,9 +124,9 @@ def prompt(question, k, c, markers):
 def steps_left(steps, stage, c, rng=None):
     """The ids of the steps that are still written at this stage; beyond the last, of none."""
     if METHODS[c.method].steps == "tokens":
-        removed = stage * c.icot_tokens
-        if removed > c.icot_all_beyond:
+        if stage >= c.icot_all_beyond:
             return []
+        removed = stage
         if rng and stage:  # removal smoothing: floor(Exp(rate)) is o with chance ~ exp(-rate * o)
             removed += int(rng.expovariate(ICOT_SMOOTHING))
         return [token for step in steps for token in step][removed:]

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+import zlib
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from harness.ranks import share, total
 from harness.settings import Settings
 from harness.start import load_gpt2, load_run, pick_device, problems_that_fit
 from model import generate, supervised_loss, think
+from tasks.common import MOST_CHARACTERS
 from tasks.record import is_correct
 
 OWN = "out/prontoqa-coconut/ckpt.pt"
@@ -69,14 +71,17 @@ def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=Non
 
 @torch.no_grad()
 def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
-    """{loss, accuracy, tokens, seconds, n} of Examples of text at a stage of Curriculum c.
+    """{loss, accuracy, tokens, seconds, n, right, problems} of Examples at a stage of Curriculum c.
 
     loss: nats per supervised token. tokens: written ones plus thoughts, per problem, as in the
-    paper's Table 1, without markers, pauses and end token. seconds: of writing, per problem.
-    Official run.py:440-480, there one problem at a time."""
+    paper's Table 1, without markers, pauses and end token. seconds: of writing, per problem. right:
+    a 1 or 0 for each problem, as text. problems: a checksum of all questions. Official
+    run.py:440-480, there one problem at a time."""
     model.eval()
     n, marks = len(examples), markers_of(enc)
-    examples = share(sorted(examples, key=lambda example: len(example.question)))
+    problems = f"{zlib.crc32(repr([example.question for example in examples]).encode()):08x}"
+    order = share(sorted(range(n), key=lambda i: len(examples[i].question)))
+    examples = [examples[i] for i in order]
     nats = learned = 0
     for i in range(0, len(examples), batch_size):
         sequences = [build(encode(e, enc), stage, c, marks) for e in examples[i:i + batch_size]]
@@ -87,14 +92,17 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
     prompts = prompts_of(examples, n_thoughts(stage, c), c, enc)
     written = written_answers(model, prompts, enc, batch_size, max_new_tokens)
     seconds = time.perf_counter() - began
-    correct = sum(is_correct(text, e.answer) for (text, _), e in zip(written, examples))
+    right = [0] * n  # on this rank's share
+    for i, (text, _), example in zip(order, written, examples):
+        right[i] = int(is_correct(text, example.answer))
     tokens = sum(length for _, length in written)
     if METHODS[c.method].fill == "thought":
         tokens += n_thoughts(stage, c) * len(examples)
-    nats, learned, correct, tokens, seconds = total([nats, learned, correct, tokens, seconds],
-                                                    model.wte.weight.device)
-    return {"loss": nats / learned, "accuracy": correct / n, "tokens": tokens / n,
-            "seconds": seconds / n, "n": n}
+    nats, learned, tokens, seconds, *right = total([nats, learned, tokens, seconds, *right],
+                                                   model.wte.weight.device)
+    return {"loss": nats / learned, "accuracy": sum(right) / n, "tokens": tokens / n,
+            "seconds": seconds / n, "n": n, "problems": problems,
+            "right": "".join(str(int(one)) for one in right)}
 
 
 def batch_loss(model, sequences, thought_id):
@@ -126,8 +134,16 @@ def nearest_tokens(model, thoughts, enc, top):
 # --------------------------------------------------------------------------------------------------
 # The command line
 
+def refuse_if_long(question):
+    """Raise ValueError for a text that would take hours to cut into tokens."""
+    if len(question) > MOST_CHARACTERS:
+        raise ValueError(f"a question of {len(question)} characters is too long: ask it in "
+                         f"{MOST_CHARACTERS}")
+
+
 def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     """Print a question, its k thoughts, what the model writes and whether that is the answer."""
+    refuse_if_long(question)
     print(f"question   {question}")
     ids = prompt(encode_question(question, enc), k, c, markers_of(enc))
     fill = METHODS[c.method].fill or "thought"
@@ -186,6 +202,7 @@ def continue_text(args):
     """Go on with --question as plain text, by a GPT-2 that knows no thoughts."""
     if not args.question or args.n_thoughts is not None:
         raise ValueError("--init needs a --question, the text to go on with, and has no thoughts")
+    refuse_if_long(args.question)
     model, enc = load_gpt2(args.init)
     model = model.to(pick_device(args.device)).eval()
     most = 100 if args.max_new_tokens is None else args.max_new_tokens

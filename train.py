@@ -22,7 +22,7 @@ import sys
 
 import torch
 
-from curriculum import build, stage_at
+from curriculum import METHODS, build, parts_of_epoch, stage_at
 from data import batches, collate, count_learned, encode, markers_of
 from harness.keeper import Keeper
 from harness.ranks import RANK, leave, micro_batches, sum_gradients
@@ -33,9 +33,11 @@ from sample import evaluate
 
 
 def learning_rate(s, run, steps_in_epoch):
-    """Grows over warmup_steps after a reset of the optimizer, falls over the last decay_epochs."""
+    """Grows over warmup_steps after a reset of the optimizer, falls over the last decay_epochs.
+    icot resets it too often to warm up each time, and so does that only at the start."""
     epochs_left = s.epochs - run.epoch - run.batch / steps_in_epoch
-    warm = (run.stage_step + 1) / s.warmup_steps if s.warmup_steps else 1
+    done = run.step if METHODS[s.method].steps == "tokens" else run.stage_step
+    warm = (done + 1) / s.warmup_steps if s.warmup_steps else 1
     cool = epochs_left / s.decay_epochs if s.decay_epochs else 1
     return s.learning_rate * min(1, warm, cool)
 
@@ -47,18 +49,19 @@ def train(s, splits, model, enc, optimizer, keeper):
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
 
     for epoch in keeper.epochs():
-        stage, examples = stage_at(epoch, c), examples_of_epoch(epoch)
-        if stage != run.stage:
-            keeper.at_new_stage(stage, examples)
-            if s.reset_optimizer:  # Adam's averages belong to the last stage; as in the paper
-                optimizer.state.clear()
-                run.stage_step = 0
-
+        examples, parts, epoch_batches = examples_of_epoch(epoch), parts_of_epoch(c), []
         rng = random.Random(f"epoch {epoch} seed {s.seed}")
-        sequences = [build(encode(example, enc), stage, c, marks, rng) for example in examples]
-        epoch_batches = batches(sequences, s.batch_size, rng)
+        for i in range(parts):  # one, but several with icot, each with its stage
+            stage, some = stage_at(epoch, c, i), examples[i::parts]
+            sequences = [build(encode(example, enc), stage, c, marks, rng) for example in some]
+            epoch_batches += [(stage, batch) for batch in batches(sequences, s.batch_size, rng)]
         model.train()
-        for batch in keeper.batches(epoch_batches):
+        for stage, batch in keeper.batches(epoch_batches):
+            if stage != run.stage:
+                keeper.at_new_stage(stage, examples)
+                if s.reset_optimizer:  # Adam's averages belong to the last stage; as in the paper
+                    optimizer.state.clear()
+                    run.stage_step = 0
             nats, learned = 0.0, count_learned(batch)  # summed loss, and its number of tokens
             for part in micro_batches(batch, s.micro_batch):
                 ids, targets, thought, real = collate(part, marks.thought, device)
@@ -77,7 +80,7 @@ def train(s, splits, model, enc, optimizer, keeper):
             keeper.after_step()
 
         with autocast, keeper.evaluation():
-            result = evaluate(model, valid, stage, c, enc, s.micro_batch, s.max_new_tokens)
+            result = evaluate(model, valid, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
         keeper.after_epoch(result)
 
     with autocast, keeper.evaluation():

@@ -3,10 +3,12 @@ Look at runs that are done: how they learned, and what their accuracy is worth.
 
     python -m analysis --help             all commands, a line each
     python -m analysis table RUN RUN ..   accuracy, tokens and time of runs, over seeds
+    python -m analysis compare RUN RUN    whether two differ by more than chance, paired by problem
     python -m analysis intervene RUN      whether the answers need the thoughts
 
-A RUN is a folder that train.py has written; for `curve`, `table` and `shortcuts` its metrics.jsonl
-under any name will do, for the others its checkpoint. Only pictures need matplotlib.
+A RUN is a folder that train.py has written; for `curve`, `bars`, `table`, `compare` and
+`shortcuts` its metrics.jsonl under any name will do, for the others its checkpoint. Only pictures
+need matplotlib.
 """
 import argparse
 import json
@@ -16,8 +18,8 @@ from statistics import mean
 import torch
 
 from analysis import draw, graphs, thoughts
-from analysis.runs import (TABLE, best_guess, checkpoint_of, grouped, print_table, read_metrics,
-                           rows_of_table)
+from analysis.runs import (COMPARISON, TABLE, best_guess, checkpoint_of, comparison, grouped,
+                           print_table, problems_of_log, read_metrics, rows_of_table)
 from curriculum import METHODS, NO_LOSS, Curriculum, Markers, build
 from harness.files import write_whole
 from harness.settings import label
@@ -44,7 +46,7 @@ def bars(args):
             right = round(sum(result["test_n"] * result["test_accuracy"] for *_, result in runs))
             rows.append({"task": task, "data": data, "method": name, "accuracy": right / n,
                          "interval": thoughts.interval(right, n),
-                         "guess": mean(best_guess(s) for s, *_ in runs)})
+                         "guess": mean(best_guess(s, result) for s, _, result in runs)})
     draw.bars(rows).savefig(args.out)
     print(f"drew {len(rows)} bars to {args.out}")
 
@@ -61,6 +63,11 @@ def passes(args):
 def table(args):
     """Print a row for all runs that differ in the seed alone: see runs.rows_of_table."""
     print_table(TABLE, rows_of_table(args.runs))
+
+
+def compare(args):
+    """Print how far runs are from the first on the same test problems: see runs.comparison."""
+    print_table(COMPARISON, comparison(args.runs))
 
 
 def slim(args):
@@ -83,10 +90,7 @@ def print_rules(accuracies):
 def shortcuts(args):
     """Print what each of the task's rules gets right, beside the model."""
     s, _, result = read_metrics(args.run)
-    test = tested_problems(s)
-    if result and len(test) != result["test_n"]:  # some were too long
-        raise ValueError(f"{args.run}: the model was tested on {result['test_n']} of {len(test)} "
-                         "problems; `accuracy` compares it with the rules on just those")
+    test = problems_of_log(s, result) if result else tested_problems(s)
     print(f"{len(test)} test problems of {s.task}, {s.data}")
     print_rules(shortcut_accuracy(s.task, test))
     if result:
@@ -227,6 +231,7 @@ def main(argv=None):
     for sub in (command(curve, several=True), command(bars, several=True), command(passes, None)):
         sub.add_argument("--out", default="out.png", help="the picture (default: %(default)s)")
     command(table, several=True)
+    command(compare, several=True)
     command(slim).add_argument("--out", default="slim.pt", help="(default: %(default)s)")
     command(shortcuts)
     for function in (accuracy, sweep, tree, superposition, intervene, decode):

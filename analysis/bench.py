@@ -80,7 +80,7 @@ def batch_at(stage, args, enc, examples):
 
 def now(device):
     if torch.device(device).type != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
@@ -99,17 +99,18 @@ def step(way, model, batch, args):
 def peak_megabytes(way, stage, args):
     """The most memory that one step adds to what this process held before, gradients included."""
     model, enc, examples = start(args)
-    batch, cuda = batch_at(stage, args, enc, examples), torch.device(args.device).type == "cuda"
-
-    def most():
-        if cuda:
-            return torch.cuda.max_memory_allocated() / 2**20
-        with open("/proc/self/status") as file:  # the kernel's high-water mark, in kB
-            return int(re.search(r"VmHWM:\s*(\d+)", file.read())[1]) / 2**10
-
-    before = most()
+    batch = batch_at(stage, args, enc, examples)
+    before = most_megabytes(args.device)
     step(way, model, batch, args)
-    return most() - before
+    return most_megabytes(args.device) - before
+
+
+def most_megabytes(device):
+    """The most memory that this process has ever held."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    with open("/proc/self/status") as file:  # the kernel's high-water mark, in kB
+        return int(re.search(r"VmHWM:\s*(\d+)", file.read())[1]) / 2**10
 
 
 def matmul_flops(args):

@@ -1,7 +1,7 @@
 """Runs that are done: reading their logs and checkpoints, and a table of many."""
 import json
 import os
-from statistics import mean, stdev
+from statistics import mean, pstdev, stdev
 
 from curriculum import METHODS
 from harness.settings import label, read_settings
@@ -53,17 +53,18 @@ def rows_of_table(paths):
     """A row of TABLE for all runs that differ in the seed alone, averaged; sd is over them.
 
     Accuracy is in %, after each stage on validation problems. best guess: that of the best rule on
-    the same test problems, if they are generated; tokens: written ones and thoughts a problem; ms:
-    to write the answer to a problem, in batches; minutes: of the whole training."""
+    the same test problems, if they are generated and none was too long; tokens: written ones and
+    thoughts a problem; ms: to write the answer to a problem, in batches; minutes: of training."""
     rows = []
     for (task, _, _, data, name), runs in grouped(paths):
-        settings, histories, results = zip(*runs)
+        _, histories, results = zip(*runs)
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
                     for epochs in histories]
         stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
         tests = [100 * result["test_accuracy"] for result in results]
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
-        guess = f"{100 * mean(map(best_guess, settings)):.1f}" if settings[0].generated else ""
+        known = all(s.generated and s.n_test == result["test_n"] for s, _, result in runs)
+        guess = f"{100 * mean(best_guess(s, r) for s, _, r in runs):.1f}" if known else ""
         tokens, milliseconds, minutes = (
             scale * mean(result[key] for result in results) for key, scale in
             [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
@@ -72,6 +73,75 @@ def rows_of_table(paths):
     return rows
 
 
-def best_guess(s):
+COMPARISON = ["method", "seeds", "problems", "test", "difference", "95 % interval"]
+
+
+def comparison(paths):
+    """A row of COMPARISON for all runs that differ in the seed alone: their accuracy in %, and by
+    how many points it differs from that of the first path's runs, with a paired_interval.
+
+    Runs of equal seed are paired, as they were asked the same problems. The interval tells what
+    other problems would give; what other seeds give, the sd of `table` tells."""
+    groups = {}
+    for path in paths:
+        s, _, result = read_metrics(path)
+        if "test_right" not in (result or ()):
+            raise ValueError(f"{path} does not say which test problems the model got right: the "
+                             "run is not done, or its log is older than this comparison")
+        seeds = groups.setdefault((s.task, s.data, label(s)), {})
+        if s.seed in seeds:
+            raise ValueError(f"{path} is a second run of {label(s)} with seed {s.seed}")
+        seeds[s.seed] = result
+    first, rows = next(iter(groups.values())), []
+    for (task, data, name), seeds in groups.items():
+        if seeds.keys() != first.keys():
+            raise ValueError(f"{name} has the seeds {sorted(seeds)}, the first {sorted(first)}: "
+                             "only runs of equal seed have the same problems")
+        for seed, result in seeds.items():
+            if result["test_problems"] != first[seed]["test_problems"]:
+                raise ValueError(f"{name} on {task}, {data}, with seed {seed} was tested on other "
+                                 "problems than the first: task, data, their size and number must "
+                                 "be the same")
+        differences = paired_differences(seeds, first)
+        low, high = paired_interval(differences)
+        told = [f"{100 * mean(differences):+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}"]
+        test = mean(result["test_accuracy"] for result in seeds.values())
+        rows.append([f"`{name}`", len(seeds), len(differences), f"{100 * test:.1f}",
+                     *(told if seeds is not first else ["", ""])])
+    return rows
+
+
+def paired_differences(seeds, first):
+    """For each problem whether the runs got it right (1 or 0), less whether the first did. seeds,
+    first: {seed: line of test results}. A file has the same problems at every seed, which then
+    count once, with the mean over the seeds."""
+    found = {}
+    for seed, result in seeds.items():
+        pairs = zip(result["test_right"], first[seed]["test_right"])
+        found.setdefault(result["test_problems"], []).append([int(a) - int(b) for a, b in pairs])
+    return [mean(same) for lists in found.values() for same in zip(*lists)]
+
+
+def paired_interval(differences):
+    """The 95 % confidence interval of the mean of paired differences: the normal one, after two
+    problems more, of which either side alone gets one right. Without them it would be empty where
+    both sides agree. Source: Bonett and Price 2012, J. Educ. Behav. Stat. 37(4)."""
+    more = [*differences, 1, -1]
+    half = 1.96 * pstdev(more) / len(more) ** 0.5
+    return mean(more) - half, mean(more) + half
+
+
+def best_guess(s, result):
     """The accuracy of the rule that has most of a run's test problems."""
-    return max(shortcut_accuracy(s.task, tested_problems(s)).values(), default=0.0)
+    return max(shortcut_accuracy(s.task, problems_of_log(s, result)).values(), default=0.0)
+
+
+def problems_of_log(s, result):
+    """The Examples that a run was tested on. ValueError if some were too long for it, as a log does
+    not tell which."""
+    test = tested_problems(s)
+    if len(test) != result["test_n"]:
+        raise ValueError(f"the run of {s.method} on {s.task} with seed {s.seed} was tested on "
+                         f"{result['test_n']} of {len(test)} problems; `accuracy` compares it with "
+                         "the rules on just those, by its checkpoint")
+    return test

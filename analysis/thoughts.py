@@ -70,10 +70,8 @@ def load_probe(run, data=None, n=None, device="auto"):
     ckpt, model, enc = load_run(checkpoint_of(run), pick_device(device))
     s = Settings(**ckpt["settings"])
     examples = problems_that_fit(s, model, enc, data)[:n]
-    names = s.steps == "names" if s.generated else all(
-        step.isalpha() for example in examples for step in example.steps)
     return Probe(model, enc, examples, s.task, s.curriculum(), ckpt["run"]["stage"],
-                 s.max_new_tokens, names=names)
+                 s.max_new_tokens, names=s.steps == "names")
 
 
 def accuracy_of(right):

@@ -19,7 +19,8 @@ from shlex import quote
 
 import torch
 
-from curriculum import METHODS, NO_LOSS, build, last_stage, n_thoughts, stage_at
+from curriculum import (METHODS, NO_LOSS, build, last_stage, n_thoughts, parts_of_epoch,
+                        stage_at)
 from data import encode, encoding_state, markers_of
 from harness.files import write_whole
 from harness.ranks import RANK, RANKS, total
@@ -55,7 +56,7 @@ class Keeper:
     def epochs(self):
         """The epochs that are left, each as its number."""
         s, c = self.s, self.s.curriculum()
-        final = stage_at(s.epochs - 1, c)
+        final = stage_at(s.epochs - 1, c, parts_of_epoch(c) - 1)
         if final < last_stage(c):
             print(f"note: {s.epochs} epochs end at stage {final} of {last_stage(c)}")
         while self.run.epoch < s.epochs and not (self.cut and self.run.batch == 0):
@@ -71,6 +72,8 @@ class Keeper:
     def at_new_stage(self, stage, examples):
         """Say what it trains, on one of the longer examples, split where the loss begins."""
         self.run.stage = stage
+        if self.run.step == 0:
+            self.save()  # a full disk shows now, not after an hour
         example = max(examples[:50], key=lambda example: len(example.steps))
         c, enc = self.s.curriculum(), self.enc
         k, fill = n_thoughts(stage, c), METHODS[c.method].fill or "thought"
@@ -84,8 +87,6 @@ class Keeper:
         run = self.run
         if run.batch > len(epoch_batches):
             raise SystemExit(f"train.py: {self.s.data} has fewer problems than when the run began")
-        if run.step == 0:
-            self.save()  # a full disk shows now, not after an hour
         self.steps_in_epoch = len(epoch_batches)
         for batch in epoch_batches[run.batch:]:
             if self.cut:  # a resumed run may have only its evaluation left
@@ -132,7 +133,8 @@ class Keeper:
         if run.batch == self.steps_in_epoch:
             run.history.append({"epoch": run.epoch + 1, "stage": run.stage, "step": run.step,
                                 "train_loss": train_loss,
-                                **{f"val_{name}": value for name, value in result.items()},
+                                **{f"val_{name}": value for name, value in result.items()
+                                   if name not in ("right", "problems")},
                                 "seconds": round(run.seconds, 1)})
             run.epoch, run.batch, run.nats, run.learned = run.epoch + 1, 0, 0.0, 0
         self.save()

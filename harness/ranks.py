@@ -4,7 +4,9 @@ One run on several GPUs or machines: what a process needs to know of the others.
     torchrun --nproc_per_node=4 train.py --task prosqa
 
 starts four processes, or ranks. Each holds the whole model and takes every fourth problem of a
-batch; before a step the gradients are summed over the ranks, so that four train as one does.
+batch; before a step the gradients are summed over the ranks, so that four train as one does, but
+for dropout, whose draws differ in each. On several machines the run's folder must be one that all
+of them see: every rank reads the checkpoint when the run is resumed.
 """
 import os
 

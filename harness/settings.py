@@ -51,13 +51,14 @@ class Options:
     epochs_stage_0: int = option("epochs of stage 0, in which every step is written")
     epochs_per_stage: int = option("epochs of each later stage but the last")
     uniform_prob: float = option("stage mixing: chance that a problem takes a random stage", 0.0)
-    icot_tokens: int = option("icot: tokens removed each epoch")
-    icot_all_beyond: int = option("icot: once more than so many would be removed, all are")
+    icot_tokens: int = option("icot: tokens removed over an epoch, one after the other")
+    icot_all_beyond: int = option("icot: once so many tokens are removed, all are")
 
     batch_size: int = option("problems in an optimizer step")
     micro_batch: int = option("problems at a time, to save memory (default: batch_size)")
     learning_rate: float = option("the highest; the next two options lower it")
-    warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset")
+    warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset; "
+                               "with icot only at the start")
     decay_epochs: int = option("epochs at the end, over which the rate falls to 0")
     beta2: float = option("AdamW's memory of squared gradients")
     weight_decay: float = option("AdamW's pull of the weights towards 0", 0.01)
@@ -237,7 +238,7 @@ def check(s, given):
         if name in given:
             raise ValueError(f"--{name} would change nothing: {why}")
     positive = "n_layer n_head n_embd block_size c_thought epochs epochs_per_stage icot_tokens " \
-               "batch_size micro_batch learning_rate max_new_tokens max_steps"
+               "icot_all_beyond batch_size micro_batch learning_rate max_new_tokens max_steps"
     counts = "n_train n_valid n_test"
     for name in (positive + " " + counts if s.generated else positive).split():
         if getattr(s, name) is not None and not getattr(s, name) > 0:

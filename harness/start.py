@@ -1,12 +1,13 @@
 """How a run starts, anew or from its checkpoint, and how a finished one's model is loaded."""
 import os
 from dataclasses import asdict
+from shlex import quote
 
 import tiktoken
 import torch
 
 from curriculum import METHODS
-from data import fitting, gpt2_encoding, markers_of, text_of, word_encoding
+from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
 from harness.files import read_torch
 from harness.keeper import Run, machine_of
 from harness.ranks import RANK, RANKS, join
@@ -41,7 +42,8 @@ def settings_of_resumed_run(given):
         raise ValueError(f"nothing to resume: there is no {path}")
     ckpt = load_run(path)[0]
     if "optimizer" not in ckpt:
-        raise ValueError(f"{path} has no optimizer to go on with: start anew by --init {path}")
+        raise ValueError(f"{path} has no optimizer to go on with: start anew by --init "
+                         f"{quote(path)}")
     saved, steps = ckpt["settings"], ckpt["run"]["step"]
     epochs = ckpt["run"]["epoch"] + (ckpt["run"]["batch"] > 0)
     for name, value in given.items():
@@ -64,7 +66,8 @@ def saved_settings(path):
 
 def start(s):
     """(splits, model, Encoding, optimizer, Run): all that train.py's loop needs besides Settings,
-    for a new run or a resumed one. splits as load_splits has them, of problems that fit."""
+    for a new run or a resumed one. splits as load_splits has them, of problems that fit. Sets
+    s.steps by the problems, if they come from files."""
     torch.manual_seed(s.seed)
     device = pick_device(s.device)
     join(device)
@@ -72,6 +75,9 @@ def start(s):
           f"{torch.__version__}", flush=True)
     drawn, valid, test = load_splits(s.data, s.task, s.size(), s.grow, s.seed, s.n_train,
                                      s.n_valid, s.n_test)
+    if not s.generated and s.steps:
+        lines = [line_of(step) for example in drawn(0) for step in example.steps]
+        s.steps = "sentences" if any(line.endswith("\n") for line in lines) else "names"
     if not s.resume:
         model, enc = start_model(s, [text_of(example) for example in drawn(0)])
         model.to(device)
@@ -171,6 +177,9 @@ def tested_problems(s, source=None):
     they are generated, the test split if they come from files, and all of another single file."""
     source = source or s.data
     if os.path.isfile(source) and not (os.path.exists(s.data) and os.path.samefile(source, s.data)):
+        if not (s.generated or s.data == "official" or os.path.exists(s.data)):
+            print(f"note: {s.data}, which the run learned from, is not here; if {source} is the "
+                  "same, most of these problems were trained on: go where the run was started")
         return unrepeated(read_examples(source), [], source)
     new = source in GENERATED
     n_test = s.n_test if new == s.generated else 500 if new else 0

@@ -1,5 +1,6 @@
 """What runs are compared with, and the pictures and tables of them."""
 import json
+import random
 import sys
 from dataclasses import asdict
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from analysis import __main__ as analyze
-from analysis.runs import read_metrics
+from analysis.runs import (TABLE, best_guess, comparison, paired_interval, read_metrics,
+                           rows_of_table)
 from analysis.thoughts import load_probe
 import train as training
 from conftest import ROOT
@@ -75,6 +77,16 @@ def test_the_last_hops_of_the_generators_own_problems_are_no_sound_problem(real_
         check_prontoqa(prontoqa.last_hops(example, 2)._asdict(), hops=2)
 
 
+def result(accuracy, seconds=0, n=500, **more):
+    """The last line of a log."""
+    return {"test_accuracy": accuracy, "test_tokens": 8, "test_seconds": 0.02, "test_n": n,
+            "seconds": seconds} | more
+
+
+def write_log(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
     for seed, accuracy in enumerate([0.8, 0.9, 1.0, 0.5]):
         given = {"task": "prosqa", "seed": seed} | ({"uniform_prob": 0.3, "eot": True} if seed == 3
@@ -82,14 +94,87 @@ def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
         lines = [{"settings": asdict(complete(given))},
                  {"epoch": 1, "stage": 0, "val_accuracy": accuracy - 0.3},
                  {"epoch": 2, "stage": 1, "val_accuracy": accuracy - 0.1},
-                 {"test_accuracy": accuracy, "test_tokens": 8, "test_seconds": 0.02,
-                  "seconds": 60 * seed}]
-        (tmp_path / f"{seed}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+                 result(accuracy, 60 * seed)]
+        write_log(tmp_path / f"{seed}.jsonl", lines)
     analyze.main(["table", *(str(tmp_path / f"{seed}.jsonl") for seed in range(4))])
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| `prosqa` | generated | `coconut` | 3 | 60.0 80.0 | 90.0 | 10.0 | 93.5 | 8.0 | 20 | 1 |",
         "| `prosqa` | generated | `coconut --eot --uniform_prob 0.3` | 1 | 20.0 40.0 | 50.0 |  | "
         "93.7 | 8.0 | 20 | 3 |"]
+
+
+# ---------------------------------------------------------------------------------------------
+# Runs compared problem by problem
+
+def write_run(path, right, problems="p0", **given):
+    """A log of a run with nothing in it but settings and test results; returns its path."""
+    write_log(path, [{"settings": asdict(complete(given))},
+                     result(right.count("1") / len(right), n=len(right), test_right=right,
+                            test_problems=problems)])
+    return str(path)
+
+
+def test_a_comparison_takes_the_problems_of_two_runs_for_unrelated_ones(tmp_path, capsys):
+    """90 and 81 of 100 are right: 80 by both, 10 only by the first, 1 only by the second."""
+    first = write_run(tmp_path / "a", "1" * 80 + "1" * 10 + "0" + "0" * 9)
+    other = write_run(tmp_path / "b", "1" * 80 + "0" * 10 + "1" + "0" * 9, method="cot")
+    analyze.main(["compare", first, other])
+    p, q = (1 + 1) / 102, (10 + 1) / 102  # Bonett and Price
+    half = 1.96 * ((p + q - (p - q) ** 2) / 102) ** 0.5
+    assert capsys.readouterr().out.splitlines() == [
+        "| method | seeds | problems | test | difference | 95 % interval |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| `coconut` | 1 | 100 | 90.0 |  |  |",
+        f"| `cot` | 1 | 100 | 81.0 | -9.0 | {100 * (p - q - half):+.1f} to "
+        f"{100 * (p - q + half):+.1f} |"]
+    assert p - q + half < 0 < -0.09 + 1.96 * (0.9 * 0.1 / 100 + 0.81 * 0.19 / 100) ** 0.5
+
+
+def test_an_interval_of_differences_is_empty_or_misses_the_truth_too_often():
+    low, high = paired_interval([0] * 500)
+    assert -3.5 / 500 < low < -2.5 / 500 and high == -low  # as by the rule of three
+    rng, inside = random.Random(0), 0
+    for _ in range(600):  # the truth: 0.1
+        low, high = paired_interval(rng.choices([1, 0, -1], [0.15, 0.8, 0.05], k=100))
+        inside += low < 0.1 < high
+    assert 0.93 < inside / 600 < 0.98
+
+
+@pytest.mark.parametrize("same, n, width", [(False, 80, 1), (True, 40, 2 ** 0.5)])
+def test_a_problem_of_a_file_counts_once_for_each_seed(tmp_path, same, n, width):
+    """Two seeds, whose problems are the same if they come from a file; the differences are."""
+    paths = [write_run(tmp_path / f"{method} {seed}", right, "p0" if same else f"p{seed}",
+                       method=method, seed=seed)
+             for method, right in (("cot", "10" * 20), ("coconut", "11" * 20)) for seed in (0, 1)]
+    first, other = comparison(paths)
+    assert first[1:3] == [2, n] == other[1:3] and other[3:5] == ["100.0", "+50.0"]
+    low, high = (float(end) for end in other[5].split(" to "))
+    assert high - low == pytest.approx(22 * width, abs=2)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"seed": 1}, r"cot has the seeds \[1\], the first \[0\]: only runs of equal seed"),
+    ({"problems": "p1"}, "cot on prontoqa, generated, with seed 0 was tested on other problems"),
+    ({"right": "1", "problems": "p1"}, "their size and number must be the same"),
+    ({"task": "prosqa", "problems": "p1"}, "cot on prosqa, generated, with seed 0 was tested on o"),
+    ({"method": "coconut"}, "is a second run of coconut with seed 0"),
+])
+def test_runs_are_compared_that_were_asked_other_problems(tmp_path, change, message):
+    first = write_run(tmp_path / "a", "11")
+    other = write_run(tmp_path / "b", **{"right": "01", "method": "cot"} | change)
+    with pytest.raises(SystemExit, match=f"analysis: .*{message}"):
+        analyze.main(["compare", first, other])
+
+
+def test_a_log_without_single_answers_is_compared(tmp_path):
+    with pytest.raises(SystemExit, match="does not say which test problems the model got right"):
+        analyze.main(["compare", write_run(tmp_path / "a", "11"), LOGS[0]])
+
+
+def test_a_finished_run_cannot_be_compared(tiny_run, capsys):
+    analyze.main(["compare", str(tiny_run)])
+    accuracy = read_metrics(str(tiny_run))[2]["test_accuracy"]
+    assert f" | 1 | 6 | {100 * accuracy:.1f} |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given, text", [
@@ -167,9 +252,10 @@ def test_a_slim_checkpoint_answers_otherwise_or_is_as_large(tiny_run, tmp_path, 
 
 
 def test_a_slim_checkpoint_is_resumed_without_its_optimizer(tiny_run, tmp_path):
-    analyze.main(["slim", str(tiny_run), "--out", str(tmp_path / "ckpt.pt")])
-    with pytest.raises(SystemExit, match="train.py: .* no optimizer .* --init"):
-        training.main(["--resume", "--out_dir", str(tmp_path)])
+    (tmp_path / "my run").mkdir()
+    analyze.main(["slim", str(tiny_run), "--out", str(tmp_path / "my run" / "ckpt.pt")])
+    with pytest.raises(SystemExit, match="train.py: .* no optimizer .* --init '.*/ckpt.pt'"):
+        training.main(["--resume", "--out_dir", str(tmp_path / "my run")])
 
 
 @pytest.mark.parametrize("name, least", [
@@ -241,11 +327,33 @@ def run_on_a_file(tmp_path_factory):
     return folder / "run", folder / "problems.json"
 
 
+@pytest.mark.parametrize("command, says", [
+    ("accuracy {}", " of 1 problems right"), ("decode {}", "\n1 problems\n"),
+    ("sweep {}", "1 problems\n"), ("tree {}", "mean over 1 problems"),
+    ("superposition {}", "1 problems\n")])
 @pytest.mark.parametrize("more", [[], ["--data"]])
-def test_a_run_is_measured_on_problems_that_it_was_trained_on(run_on_a_file, more, capsys):
+def test_a_run_is_measured_on_problems_that_it_was_trained_on(
+        run_on_a_file, command, says, more, capsys):
     run, file = run_on_a_file
-    analyze.main(["accuracy", str(run), *(more and [*more, str(file)])])
-    assert " of 1 problems right" in capsys.readouterr().out
+    analyze.main([*command.format(run).split(), *(more and [*more, str(file)])])
+    assert says in capsys.readouterr().out
+
+
+def test_a_run_is_silently_measured_on_its_file_by_another_name(run_on_a_file, tmp_path, capsys):
+    """The file has moved since the training, so that nobody can tell whether it is the same."""
+    run, file = run_on_a_file
+    ckpt = torch.load(run / "ckpt.pt")
+    moved = ckpt["settings"] | {"data": "problems.json"}
+    torch.save(ckpt | {"settings": moved}, tmp_path / "ckpt.pt")
+    for path, told in ((tmp_path, True), (run, False)):
+        analyze.main(["accuracy", str(path), "--data", str(file)])
+        assert ("note: problems.json, which the run learned from, is not here" in
+                capsys.readouterr().out) == told
+
+
+def test_an_intervention_exchanges_thoughts_with_a_problem_of_the_training(run_on_a_file):
+    with pytest.raises(SystemExit, match="two problems or more are needed"):
+        analyze.main(["intervene", str(run_on_a_file[0])])  # one is in the test split
 
 
 def test_a_problem_that_is_too_long_ends_an_analysis(run_on_a_file, tmp_path, capsys):
@@ -262,6 +370,28 @@ def test_rules_are_scored_on_other_problems_than_the_model(run_on_a_file, tmp_pa
     assert "of 1 problems right" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="tested on 1 of 2 problems; `accuracy` compares it with"):
         analyze.main(["shortcuts", str(run)])
+
+
+@pytest.mark.parametrize("n, told", [(20, True), (19, False)])
+def test_a_guess_is_shown_that_is_one_on_other_problems_than_the_model_had(tmp_path, n, told):
+    log = tmp_path / "log.jsonl"
+    write_log(log, [{"settings": asdict(complete({"n_test": 20}))},
+                    {"epoch": 1, "stage": 0, "val_accuracy": 0.5}, result(0.5, n=n)])
+    row, = rows_of_table([str(log)])
+    assert (row[TABLE.index("best guess")] != "") == told
+    s, _, found = read_metrics(str(log))
+    if told:
+        assert 0.5 < best_guess(s, found) <= 1
+    else:
+        with pytest.raises(ValueError, match="coconut on prontoqa .* tested on 19 of 20 problems"):
+            best_guess(s, found)
+
+
+def test_one_long_problem_of_gsm8k_ends_an_analysis(real_data, capsys):
+    file = real_data / "gsm8k_aug_valid.txt"
+    probe = load_probe(str(ROOT / "results" / "gsm8k.pt"), str(file), device="cpu")
+    assert "left out 2 of 500 problems" in capsys.readouterr().out and len(probe.examples) == 498
+    assert max(map(len, probe.prompts(probe.k))) <= probe.model.config.block_size
 
 
 def test_names_in_a_file_are_taken_for_sentences(run_on_a_file):

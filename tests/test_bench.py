@@ -43,3 +43,11 @@ def test_a_number_of_the_table_is_not_positive():
 def test_a_mistake_ends_in_a_traceback():
     with pytest.raises(SystemExit, match="bench: .*holds no problems"):
         bench.main([*SMALL, "--data", str(ROOT / "LICENSE")])
+
+
+def test_a_second_gpu_is_timed_by_the_first_ones_clock_or_memory(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", asked.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: asked.append(gpu) or 2**20)
+    assert bench.now("cuda:1") > 0 and bench.most_megabytes("cuda:1") == 1
+    assert asked == ["cuda:1", "cuda:1"]

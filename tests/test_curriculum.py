@@ -8,14 +8,14 @@ import pytest
 
 import curriculum
 from curriculum import (METHODS, NO_LOSS, Curriculum, Markers, build, last_stage, n_thoughts,
-                        prompt, stage_at)
+                        parts_of_epoch, prompt, stage_at)
 
 MARKERS = Markers(bot="<bot>", eot="<eot>", thought="T", pause="P")
 EXAMPLE = SimpleNamespace(question=["Q"], steps=[["1"], ["2"], ["3"]], answer=["A"])
 
 
 def curriculum_of(method, **settings):
-    return Curriculum(method, **{"max_latent_stage": 3, "icot_tokens": 1, "icot_all_beyond": 2,
+    return Curriculum(method, **{"max_latent_stage": 3, "icot_tokens": 1, "icot_all_beyond": 3,
                                  "epochs_stage_0": 1, "epochs_per_stage": 1} | settings)
 
 
@@ -29,12 +29,12 @@ def test_the_picture_of_the_stages_is_not_what_build_returns():
 
 
 def test_the_picture_of_the_methods_is_not_what_build_returns():
-    methods_part = curriculum.__doc__.split("In the epoch of stage 2 of 3")[1]
+    methods_part = curriculum.__doc__.split("At stage 2 of 3")[1]
     picture = dict(re.findall(r"    (\w+) +(Q .*)\n", methods_part))
     assert picture.keys() == METHODS.keys()
     for method, text in picture.items():
         c = curriculum_of(method)
-        stage = stage_at(epoch=2, c=c)  # a stage an epoch
+        stage = 2 if last_stage(c) == 3 else last_stage(c)  # the others have one stage
         ids, targets = build(EXAMPLE, stage, c, MARKERS)
         assert " ".join(ids) == text, method
         given = prompt(EXAMPLE.question, n_thoughts(stage, c), c, MARKERS)
@@ -109,14 +109,25 @@ def test_stage_mixing_draws_unevenly_or_without_its_seed():
 
 
 def test_icot_removes_other_tokens_than_deng_et_al():
+    """Beside the counters of their train.py, in epochs of 16 batches: a token every two batches."""
     c = Curriculum("icot", epochs_stage_0=2, icot_tokens=8, icot_all_beyond=39)
     steps = [list(range(30)), list(range(30, 60))]
     example = SimpleNamespace(question=["Q"], steps=steps, answer=["A"])
-    left = [len(build(example, stage_at(epoch, c), c, MARKERS)[0]) - 2 for epoch in range(9)]
-    assert left == [60, 60, 52, 44, 36, 28, 0, 0, 0]  # 40 would be more than 39: then all go
-    assert build(example, 1, c, MARKERS)[0] == ["Q", *range(8, 60), "A"]
+    ours, theirs, scheduled_to_remove, remove_step_counter = [], [], 0, 0
+    for epoch in range(9):
+        for part in range(parts_of_epoch(c)):
+            stage = stage_at(epoch, c, part)
+            ours += [len(build(example, stage, c, MARKERS)[0]) - 2] * 2
+        for _ in range(16):
+            if remove_step_counter == 16 / 8:
+                scheduled_to_remove, remove_step_counter = scheduled_to_remove + 1, 0
+            if epoch >= 2:
+                remove_step_counter += 1
+            theirs.append(60 - scheduled_to_remove if scheduled_to_remove < 39 else 0)
+    assert ours == theirs and {*ours} == {0, *range(22, 61)}
+    assert build(example, 8, c, MARKERS)[0] == ["Q", *range(8, 60), "A"]
     rng = random.Random(0)
-    offsets = Counter(52 + 2 - len(build(example, 1, c, MARKERS, rng)[0]) for _ in range(20000))
+    offsets = Counter(52 + 2 - len(build(example, 8, c, MARKERS, rng)[0]) for _ in range(20000))
     assert abs(offsets[0] / 20000 - (1 - 2.718281828 ** -4)) < 0.004  # 98 %, as Deng et al. say
     assert 0.008 < offsets[1] / 20000 < 0.028 and min(offsets) == 0
 

@@ -131,12 +131,12 @@ def test_a_second_ctrl_c_has_to_wait():
 
 
 def test_an_evaluation_has_to_end_before_a_run_stops(capsys):
-    stop = Stop("out")
+    stop = Stop("my run")
     with stop, pytest.raises(SystemExit) as exit:
         with stop.at_once():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60)
-    assert exit.value.code == 130 and "--out_dir out --resume" in capsys.readouterr().out
+    assert exit.value.code == 130 and "--out_dir 'my run' --resume" in capsys.readouterr().out
 
 
 def test_nohup_does_not_help():

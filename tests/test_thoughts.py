@@ -235,6 +235,31 @@ def test_a_command_prints_draws_or_keeps_nothing(prosqa_run, tmp_path, capsys, c
         assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("command", ["tree", "superposition"])
+@pytest.mark.parametrize("steps", ["names", "sentences"])
+def test_steps_of_a_file_are_analysed_otherwise_than_generated_ones(
+        prosqa_run, tmp_path, capsys, command, steps):
+    """A run on a file that has the weights of a run on generated problems, looked at with problems
+    of each source, in which steps may be written otherwise than in training."""
+    file, other = tmp_path / "problems.json", tmp_path / "others.json"
+    file.write_text(json.dumps(problems("prosqa", 30, 1, nodes=8, steps=steps)))
+    other.write_text(json.dumps(problems("prosqa", 4, 2, nodes=8)))
+    training.main(["--task", "prosqa", "--data", str(file), *TINY.split(), "--max_steps", "1",
+                   "--out_dir", str(tmp_path / "run")])
+    ckpt = torch.load(prosqa_run / "ckpt.pt")
+    settings = torch.load(tmp_path / "run" / "ckpt.pt")["settings"]
+    drawn, read = {"steps": steps}, {"data": str(file), "steps": settings["steps"]}
+    for name, change in (("drawn.pt", drawn), ("read.pt", read)):
+        torch.save(ckpt | {"settings": ckpt["settings"] | change}, tmp_path / name)
+    capsys.readouterr()
+    for data in (str(other), "generated"):
+        printed = []
+        for name in ("drawn.pt", "read.pt"):
+            analyze.main([command, str(tmp_path / name), "--data", data, "--n", "4"])
+            printed.append(capsys.readouterr().out)
+        assert printed[0] == printed[1]
+
+
 @pytest.mark.parametrize("args, message", [
     ("tree {prontoqa}", "tree is for prosqa, the run of prontoqa"),
     ("superposition {prontoqa}", "superposition is for prosqa"),

@@ -3,6 +3,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -15,6 +16,7 @@ import train as training
 from conftest import ROOT, tiny_gpt
 from curriculum import METHODS, Curriculum, build, last_stage, stage_at
 from data import count_learned, encode, markers_of, text_of, word_encoding
+from harness import ranks
 from harness.keeper import Run
 from harness.settings import DEFAULTS, complete, defaults
 from harness.start import load_run, new_optimizer
@@ -132,6 +134,27 @@ def test_tokens_are_counted_otherwise_than_in_the_papers_table(monkeypatch):
         assert result["tokens"] == expected and result["accuracy"] == 0 and result["n"] == 8
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_answer_is_counted_for_another_problem(monkeypatch, number):
+    """Every third problem is right, on one rank or on three that share the problems."""
+    examples, enc = examples_and_encoding(n=20)
+    third = {e.question: e.answer for e in examples[::3]}
+    monkeypatch.setattr(sample, "prompts_of", lambda examples, *_: examples)
+    monkeypatch.setattr(sample, "written_answers", lambda model, prompts, *_: [
+        ("### " + third.get(e.question, "no"), 5) for e in prompts])
+    monkeypatch.setattr(ranks, "RANKS", number)
+    monkeypatch.setattr(sample, "total", lambda numbers, device: numbers)  # each rank's own
+    model, found = tiny_gpt(vocab_size=enc.n_vocab, block_size=256), []
+    for rank in range(number):
+        monkeypatch.setattr(ranks, "RANK", rank)
+        found.append(evaluate(model, examples, 0, Curriculum("cot"), enc, 4, 9))
+    right = [sum(map(int, column)) for column in zip(*(result["right"] for result in found))]
+    assert right == [i % 3 == 0 for i in range(20)]
+    assert len({result["problems"] for result in found}) == 1
+    fewer = evaluate(model, examples[1:], 0, Curriculum("cot"), enc, 4, 9)
+    assert fewer["problems"] != found[0]["problems"]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_does_not_train_or_evaluate(tmp_path, method):
     schedule = {"stage": STAGES,
@@ -142,10 +165,11 @@ def test_a_method_does_not_train_or_evaluate(tmp_path, method):
     header, *epochs, last = lines(tmp_path)
     assert header["settings"]["method"] == method and header["machine"]
     assert len(epochs) == 4 and last == result
+    assert len(last["test_right"]) == 6 and "val_right" not in epochs[0]
     assert result["test_n"] == 6 and math.isfinite(result["test_loss"])
     stages = [line["stage"] for line in epochs]
     assert stages == {"stage": [0, 1, 2, 2],
-                      "tokens": [0, 1, 2, 2],
+                      "tokens": [0, 4, 9, 9],
                       "all": [last["stage"]] * 4,
                       "none": [0] * 4}[METHODS[method].steps]
 
@@ -162,6 +186,18 @@ def test_a_new_stage_comes_silently_or_keeps_the_optimizer(tmp_path, capsys):
     steps = {name: weights(tmp_path / name)["optimizer"]["state"][0]["step"].item()
              for name in ("reset", "keep")}
     assert steps == {"reset": 6, "keep": 12}  # 3 steps an epoch; two epochs at the last stage
+
+
+def test_icot_removes_an_epochs_tokens_at_once_or_keeps_the_optimizer(tmp_path, capsys):
+    """Three steps an epoch, and a token before the second, the third, the next epoch's first .."""
+    train(*PROSQA, *TINY, *ICOT, "--out_dir", tmp_path)
+    assert [line["stage"] for line in lines(tmp_path)[1:]] == [0, 2, 5, 7, 7]
+    printed = capsys.readouterr().out
+    assert [int(n) for n in re.findall(r"\nstage (\d) of icot", printed)] == [*range(8)]
+    assert "note:" not in printed, "the last stage comes amid the last epoch"
+    assert weights(tmp_path)["optimizer"]["state"][0]["step"] == 2  # at the last stage
+    run = weights(tmp_path)["run"]
+    assert (run["step"], run["stage_step"]) == (12, 2)
 
 
 def test_an_optimizer_without_its_state_steps_otherwise_than_a_new_one():
@@ -204,14 +240,23 @@ def test_the_learning_rate_does_not_warm_up_after_a_reset_or_fall_at_the_end():
 
     assert [rate(3, 0, done) for done in (0, 1, 3, 8)] == [0.25, 0.5, 1, 1]
     assert [rate(8, batch, 99) for batch in (0, 5)] == [1, 0.5] and rate(9, 4, 99) < 0.11
+    icot = complete({"method": "icot", "warmup_steps": 4, "learning_rate": 1.0})
+    assert [training.learning_rate(icot, Run(step=step, stage_step=0), 5) for step in (0, 9)] == [
+        0.25, 1], "its resets come too often to warm up after each"
     paper = complete({"init": "gpt2"})
     assert training.learning_rate(paper, Run(49, 4, stage_step=0), 5) == 1e-4
 
 
-@pytest.mark.parametrize("cut", [2, 3, 7])
-def test_a_resumed_run_differs_from_the_uninterrupted_one_in_any_bit(tmp_path, cut):
-    """Amid an epoch, at its end, and in a later stage; with dropout and stage mixing."""
-    options = [*PRONTOQA, *TINY, *STAGES, "--dropout", 0.2, "--uniform_prob", 0.3]
+ICOT = "--method icot --epochs_stage_0 1 --icot_tokens 3 --icot_all_beyond 7".split()
+
+
+@pytest.mark.parametrize("cut, options", [
+    *((cut, [*STAGES, "--uniform_prob", 0.3]) for cut in (2, 3, 7)),
+    *((cut, ICOT) for cut in (4, 5))])
+def test_a_resumed_run_differs_from_the_uninterrupted_one_in_any_bit(tmp_path, cut, options):
+    """Amid an epoch, at its end, and in a later stage; with dropout and stage mixing. icot begins
+    stages amid an epoch."""
+    options = [*PRONTOQA, *TINY, *options, "--dropout", 0.2]
     train(*options, "--out_dir", tmp_path / "whole")
     train(*options, "--out_dir", tmp_path / "cut", "--max_steps", cut)
     assert weights(tmp_path / "cut")["run"]["step"] == cut
@@ -366,9 +411,19 @@ def test_sample_does_not_answer_a_question_of_ones_own(finished_run, capsys):
     question = "Every cat is a zebra. Rex is a cat. True or false: Rex is blue."
     sample.main(["--ckpt", str(finished_run), "--question", question])
     assert question in capsys.readouterr().out
-    long = "Every cat is a zebra. " * 900
-    done = run("sample.py", "--ckpt", finished_run, stdin=f"{question}\n{long}\nA second one?\n\n")
-    assert done.stdout.count("written") == 2 and "do not fit" in done.stdout, done.stderr
+
+
+def test_a_question_that_is_too_long_ends_the_session(finished_run, capsys, monkeypatch):
+    """By its tokens, and by its characters, which are not even cut into tokens."""
+    questions = ["Rex is a cat.", "Every cat is a zebra. " * 900, "a" * 100_001, "A last one?", ""]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(questions) + "\n"))
+    sample.main(["--ckpt", str(finished_run)])
+    out = capsys.readouterr().out
+    assert out.count("written") == 2 and "do not fit" in out
+    assert "a question of 100001 characters is too long: ask it in 100000\n" in out
+    for model in (["--ckpt", str(finished_run)], ["--init", "gpt2"]):
+        with pytest.raises(SystemExit, match="sample.py: a question of 100001 characters"):
+            sample.main([*model, "--question", "a" * 100_001])
 
 
 @pytest.mark.parametrize("args, message", [
