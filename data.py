@@ -40,9 +40,10 @@ from tasks.record import Example
 
 END = "<|endoftext|>"
 SPECIAL = ["<|bot|>", "<|eot|>", "<|thought|>", "<|pause|>"]  # in the order of Markers
-# The answer's mark, GSM8k-Aug's brackets, a verb with its article or "not" (so that subject and
-# property stand at a fixed distance), a word with the space before it, a digit, anything else.
-WORDS = r"### |<<|>>| (?:is|are)(?: not| an?)?\b| ?[^\W\d_]+|\d|\s|[^\s]"
+# From one rule to the next, the answer's mark, GSM8k-Aug's brackets, a verb with its article or
+# "not" (so that subject and property stand at a fixed distance), a word with the space before it, a
+# digit, anything else.
+WORDS = r"\. Every\b|### |<<|>>| (?:is|are)(?: not| an?)?\b| ?[^\W\d_]+|\d|\s|[^\s]"
 
 
 def word_encoding(texts, max_words=8000):

@@ -32,7 +32,7 @@ class Options:
                         choices=["float32", "bfloat16"])
     seed: int = option("of weights, problems, their order, and dropout", 0)
 
-    grow: bool = option("begin with easier problems, which grow to full size")
+    grow: int = option("epochs over which training problems grow to full size; 0: they do not")
     n_train: int = option("training problems in an epoch; 0: all there are")
     n_valid: int = option("validation problems; 0: all there are")
     n_test: int = option("test problems; 0: all there are")
@@ -56,6 +56,7 @@ class Options:
 
     batch_size: int = option("problems in an optimizer step")
     micro_batch: int = option("problems at a time, to save memory (default: batch_size)")
+    optimizer: str = option("muon (AdamW, but for matrices) or adamw", choices=["muon", "adamw"])
     learning_rate: float = option("the highest; the next two options lower it")
     warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset; "
                                "with icot only at the start")
@@ -90,6 +91,9 @@ def read_settings(saved):
     """The Settings in a checkpoint or a log, which may have old names. TypeError for other ones."""
     renamed = {"mixed_size": "grow"}
     saved = {renamed.get(name, name): value for name, value in saved.items()}
+    if isinstance(saved.get("grow"), bool):  # it had a fixed number of epochs
+        saved["grow"] *= {"prontoqa": 2, "prosqa": 6}.get(saved["task"], 0)
+    saved.setdefault("optimizer", "adamw")  # there was no other
     saved.pop("icot_smoothing", None)  # an option once, and always 4
     if saved.get("wording") == "mixed":
         saved["wording"] = "official"
@@ -101,7 +105,7 @@ def read_settings(saved):
 # paper's recipe, section 5.1 and the official args/*.yaml.
 #                       SCRATCH  PAPER
 DEFAULTS = {
-    "grow":             (False,  False),
+    "grow":             (0,      0),
     "n_train":          (6400,   6400),
     "n_valid":          (200,    200),
     "n_test":           (500,    500),
@@ -120,6 +124,7 @@ DEFAULTS = {
     "icot_tokens":      (1,      8),
     "icot_all_beyond":  (9,      39),
     "batch_size":       (32,     128),
+    "optimizer":        ("adamw", "adamw"),
     "learning_rate":    (5e-4,   1e-4),
     "beta2":            (0.98,   0.999),
     "warmup_steps":     (50,     0),
@@ -243,8 +248,8 @@ def check(s, given):
     for name in (positive + " " + counts if s.generated else positive).split():
         if getattr(s, name) is not None and not getattr(s, name) > 0:
             raise ValueError(f"--{name} must be more than 0, not {getattr(s, name)}")
-    not_negative = "seed epochs_stage_0 max_latent_stage warmup_steps decay_epochs weight_decay " \
-                   "grad_clip save_every"
+    not_negative = "seed grow epochs_stage_0 max_latent_stage warmup_steps decay_epochs " \
+                   "weight_decay grad_clip save_every"
     for name in (not_negative + " " + counts).split():
         if not 0 <= getattr(s, name) < 2**63:
             raise ValueError(f"--{name} must be 0 or more, not {getattr(s, name)}")

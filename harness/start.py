@@ -10,6 +10,7 @@ from curriculum import METHODS
 from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
 from harness.files import read_torch
 from harness.keeper import Run, machine_of
+from harness.muon import Muon
 from harness.ranks import RANK, RANKS, join
 from harness.settings import Settings, check, complete, read_settings
 from model import GPT, GPT2_SHA256, GPT2_URL, GPTConfig, n_head_beside, weights_file
@@ -113,8 +114,11 @@ def pick_device(name):
 
 
 def new_optimizer(s, model):
-    return torch.optim.AdamW(model.parameters(), s.learning_rate, betas=(0.9, s.beta2),
-                             weight_decay=s.weight_decay, fused=True)
+    options = {"lr": s.learning_rate, "betas": (0.9, s.beta2), "weight_decay": s.weight_decay,
+               "fused": True}
+    if s.optimizer == "muon":
+        return Muon(model, **options)
+    return torch.optim.AdamW(model.parameters(), **options)
 
 
 def start_model(s, texts):

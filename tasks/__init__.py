@@ -13,7 +13,7 @@ and may hold
 
     PAPER          the same for the paper's recipe
     BALANCED       True if draw takes `balanced`, for problems whose answer no rule can guess
-    GROW_EPOCHS    epochs over which training problems grow to full size; draw then takes `growth`
+    GROWS          True if draw takes `growth`, from 0 for the easiest problems to 1 for all sizes
     OFFICIAL       {file name: (url, SHA-256 or None)} of the released files
     guesses        question -> {rule: the answer it bets on, or None if it has no opinion}
 """

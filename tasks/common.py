@@ -21,20 +21,20 @@ GENERATED = ("generated", "balanced")  # what --data calls problems that are dra
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
 
 
-def problems(task, n, seed, split="train", epoch=0, balanced=False, grow=False, **size):
+def problems(task, n, seed, split="train", epoch=0, balanced=False, grow=0, **size):
     """Return n records. Equal arguments give equal records on every machine.
 
     size: the task's SIZES, where they are not the official ones. epoch: gives fresh problems of the
-    same split. balanced: without the shortcuts of the official ones. grow: easier ones, too: only
-    the easiest in epoch 0 (growth 0), those of every size from the task's GROW_EPOCHS on (growth
-    1). Raises ValueError, in a sentence, for arguments that are unknown or out of range."""
+    same split. balanced: without the shortcuts of the official ones. grow: easier ones, too, in so
+    many epochs fewer and fewer: growth 0 is only the easiest, growth 1 every size. Raises
+    ValueError, in a sentence, for arguments that are unknown or out of range."""
     check(task, split, balanced, grow, size)
     module = TASKS[task]
     options = {name: some.official for name, some in module.SIZES.items()} | size
     if balanced:
         options["balanced"] = True
     if grow:
-        options["growth"] = min(1, epoch / module.GROW_EPOCHS)
+        options["growth"] = min(1, epoch / grow)
     rng = random.Random(f"{task} {seed} {split} {epoch}")
     return [draw_one(module, rng, options, split) for _ in range(n)]
 
@@ -63,7 +63,7 @@ def check(task, split, balanced, grow, size):
     if split not in SPLITS:
         raise ValueError(f"split must be train, valid or test (got {split!r})")
     sizes = TASKS[task].SIZES
-    for wanted, name, has_it in ((balanced, "balanced", "BALANCED"), (grow, "grow", "GROW_EPOCHS")):
+    for wanted, name, has_it in ((balanced, "balanced", "BALANCED"), (grow, "grow", "GROWS")):
         if wanted and task not in tasks_with(has_it):
             raise ValueError(f"{name} must be off for {task}: only "
                              f"{' and '.join(tasks_with(has_it))} have it")
@@ -141,7 +141,7 @@ def load_splits(source, task, size, grow, seed, n_train, n_valid, n_test):
     and test files, or a single file, split by position as officially ProntoQA is, 90 : 2 : 8. n_*
     cut what files hold, if not 0. No question of the other two is left in the training split."""
     if source in GENERATED:
-        def generate(split, n, epoch=0, grow=False):
+        def generate(split, n, epoch=0, grow=0):
             records = problems(task, n, seed, split, epoch, source == "balanced", grow, **size)
             return [Example(r["question"], r["steps"], r["answer"]) for r in records]
         return (lambda epoch: generate("train", n_train, epoch, grow),

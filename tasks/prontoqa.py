@@ -26,7 +26,7 @@ NO_OFFICIAL = (
 SIZES = {"hops": Size(5, range(1, 7), "1..6, as the generator has only 17 concept names"),
          "wording": Size("official", ("official", "every"), "official or every"),
          "steps": STEPS}
-BALANCED, GROW_EPOCHS = True, 2
+BALANCED = GROWS = True
 
 
 def most_steps(size):
@@ -34,7 +34,7 @@ def most_steps(size):
     return size["hops"] + 1 + (size["steps"] == "names")  # the first of the names is the claim
 
 
-SCRATCH = {"hops": 2, "wording": "every", "steps": "names", "grow": True, "eot": False,
+SCRATCH = {"hops": 2, "wording": "every", "steps": "names", "grow": 2, "eot": False,
            "max_latent_stage": most_steps, "epochs_stage_0": 8, "epochs": 22}
 PAPER = {"n_train": 9000, "n_test": 800, "icot_all_beyond": 104}
 

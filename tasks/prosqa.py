@@ -26,7 +26,7 @@ OFFICIAL = {
 }
 SIZES = {"nodes": Size(28, range(8, 41), "8..40, as there are names for 2 entities, 38 concepts"),
          "steps": STEPS}
-BALANCED, GROW_EPOCHS = True, 6
+BALANCED = GROWS = True
 
 
 def most_steps(size):
@@ -35,7 +35,7 @@ def most_steps(size):
     return hops + (size["steps"] == "names")  # the first of the names is that of who is asked about
 
 
-SCRATCH = {"nodes": 8, "steps": "names", "grow": True, "eot": False, "max_latent_stage": most_steps,
+SCRATCH = {"nodes": 8, "steps": "names", "grow": 6, "eot": False, "max_latent_stage": most_steps,
            "extra_stage": True, "epochs_stage_0": 10, "epochs": 32, "decay_epochs": 8}
 PAPER = {"n_train": 17886, "n_valid": 300, "icot_all_beyond": 72}
 

@@ -15,7 +15,7 @@ from harness.start import pick_device
 # A batch of nine is shared unevenly, and the last batch of an epoch has one problem for two ranks.
 OPTIONS = ("--task prontoqa --hops 2 --device cpu --n_layer 2 --n_head 2 --n_embd 32 --n_train 46 "
            "--n_valid 7 --n_test 6 --batch_size 9 --micro_batch 3 --epochs 4 --epochs_stage_0 1 "
-           "--epochs_per_stage 1 --max_new_tokens 8 --learning_rate 1e-3").split()
+           "--epochs_per_stage 1 --max_new_tokens 8 --optimizer muon --learning_rate 1e-3").split()
 
 
 def torchrun(ranks, *args, **env):

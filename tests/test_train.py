@@ -252,6 +252,7 @@ ICOT = "--method icot --epochs_stage_0 1 --icot_tokens 3 --icot_all_beyond 7".sp
 
 @pytest.mark.parametrize("cut, options", [
     *((cut, [*STAGES, "--uniform_prob", 0.3]) for cut in (2, 3, 7)),
+    (3, [*STAGES, "--optimizer", "muon"]),
     *((cut, ICOT) for cut in (4, 5))])
 def test_a_resumed_run_differs_from_the_uninterrupted_one_in_any_bit(tmp_path, cut, options):
     """Amid an epoch, at its end, and in a later stage; with dropout and stage mixing. icot begins
@@ -380,8 +381,8 @@ def test_a_run_is_overwritten_or_resumed_as_another_one(tmp_path):
 
 
 def test_problems_longer_than_the_block_vanish_silently(tmp_path, capsys):
-    train(*PROSQA, *TINY, "--block_size", 60, "--max_steps", 1, "--out_dir", tmp_path)
-    assert "problems: they need more than the 60 tokens of --block_size" in capsys.readouterr().out
+    train(*PROSQA, *TINY, "--block_size", 50, "--max_steps", 1, "--out_dir", tmp_path)
+    assert "problems: they need more than the 50 tokens of --block_size" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------
