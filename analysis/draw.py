@@ -32,8 +32,8 @@ def passes(tokens, thought, learned):
     for column in (column for column, is_learned in enumerate(learned) if is_learned):
         panel.text(column, len(starts) - 1.4, "target", ha="center", color="C3")
     panel.set(xlim=(-0.6, len(tokens) - 0.4), ylim=(len(starts) - 1.3, -0.5), xticks=[],
-              yticks=range(len(starts) - 1), xlabel="gray: read from the cache; orange: a thought, "
-              "which is the last state of the pass before",
+              yticks=range(len(starts) - 1), xlabel="gray: kept from earlier passes; orange: a "
+              "thought, which is the last state of the pass before",
               yticklabels=[f"pass {i}" for i in range(1, len(starts))])
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0)
@@ -59,7 +59,7 @@ def bars(groups):
             panel.axvline(100 * some[0]["guess"], color="C3", linestyle="--", label="best guess")
             panel.set(title="balanced " * (data == "balanced") + task, xlim=(0, 103))
     for panel in panels[-1]:
-        panel.set_xlabel("accuracy, %")
+        panel.set_xlabel("accuracy, %\n(95 % interval over problems)")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right")
     return figure
 

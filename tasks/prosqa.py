@@ -14,6 +14,7 @@ Names, rules and constants of the generator are recovered from the released file
 """
 import math
 import re
+from itertools import accumulate
 
 from tasks.record import STEPS, Size, is_correct
 
@@ -46,7 +47,7 @@ CONCEPTS = """bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus 
     hilpus impus jelpus jompus kerpus lempus lorpus numpus quimpus rempus rompus rorpus scrompus
     shumpus sterpus storpus terpus timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus zhorpus
     zumpus""".split()
-POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # relative chance of k parents
+POISSON = [*accumulate(1.5**k / math.factorial(k) for k in range(12))]  # of at most k parents
 
 
 def draw(rng, nodes, steps, balanced=False, growth=None):
@@ -66,7 +67,7 @@ def draw(rng, nodes, steps, balanced=False, growth=None):
         parents, family, depth = draw_graph(rng, nodes)
         inner = {parent for above in parents for parent in above}
         leaves = [[node for node in range(2, nodes) if family[node] == own and node not in inner]
-                  for own in ({0}, {1})]
+                  for own in (1, 2)]
         deepest = max((depth[leaf] for leaf in leaves[0] + leaves[1]), default=0)
         if balanced:
             leaves = [[leaf for leaf in side if depth[leaf] == depth_wanted] for side in leaves]
@@ -105,24 +106,27 @@ def draw_chains(rng, nodes):
 def draw_graph(rng, nodes):
     """Return three lists by node: its parents (earlier nodes), its family, and its depth.
 
-    Nodes 0 and 1 are the entities that may be asked about. A node's family is the set of those two
-    that it descends from, and its depth the distance to the nearer one, or infinity without any."""
-    parents, family, depth, weight = [[], []], [{0}, {1}], [0, 0], [1, 1]
+    Nodes 0 and 1 are the entities that may be asked about. A node's family is 1 if it descends from
+    node 0, 2 if from node 1, 3 if from both, 0 if from neither. Its depth is the distance to the
+    nearer of them, or infinity."""
+    parents, family, depth, weight = [[], []], [1, 2], [0, 0], [1, 1]
     for node in range(2, nodes):
-        pool, side = range(node), rng.random()
+        pool, weights, side = range(node), weight, rng.random()
         if side < 0.80:  # most nodes stay within one family, or soon all would belong to both
-            own = {0} if side < 0.35 else {1}
+            own = 1 if side < 0.35 else 2
             pool = [old for old in pool if family[old] == own]
-        weights = [weight[old] for old in pool]
-        above, wanted = [], min(rng.choices(range(12), POISSON)[0], len(pool))
-        while len(above) < wanted:
-            parent = rng.choices(pool, weights)[0]
-            if parent not in above:
-                above.append(parent)
+            weights = [weight[old] for old in pool]
+        above, theirs = [], 0
+        for _ in range(min(rng.choices(range(12), cum_weights=POISSON)[0], len(pool))):
+            parent = None
+            while parent is None or parent in above:
+                parent, = rng.choices(pool, weights)
+            above.append(parent)
+            theirs |= family[parent]
         parents.append(above)
-        family.append(set().union(*(family[parent] for parent in above)))
-        depth.append(1 + min((depth[parent] for parent in above), default=math.inf))
-        weight.append(1 + 1.5 * depth[node] if len(family[node]) == 1 else 1)  # favours long chains
+        family.append(theirs)
+        depth.append(1 + min([depth[parent] for parent in above], default=math.inf))
+        weight.append(1 + 1.5 * depth[node] if theirs in (1, 2) else 1)  # favours long chains
     return parents, family, depth
 
 

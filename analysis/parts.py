@@ -1,0 +1,114 @@
+"""
+Where the time of a run goes: milliseconds a step by part, at every stage of its curriculum.
+
+    python -m analysis.parts                                  the default run, of ProntoQA
+    python -m analysis.parts --task prosqa --n_layer 3        any other: it takes train.py's options
+
+    problems     drawing them, or reading them off their file
+    tokens       encoding, sequences, padding
+    forward      `think` and the loss
+    backward     the gradient
+    optimizer    clipping and the step
+    evaluation   of the validation problems after an epoch, as its share of a step
+
+Beside them: the FLOP/s that forward and backward reach, and those of a large matrix product. The
+model is new, and does not know when to stop: it writes as much as the longest solution has.
+"""
+import random
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+
+from analysis.bench import matmul_flops, now, step_flops
+from analysis.runs import print_table
+from curriculum import METHODS, build, last_stage
+from data import batches, collate, count_learned, encode, markers_of
+from harness.settings import complete, parse
+from harness.start import start
+from model import supervised_loss, think
+from sample import evaluate
+
+PARTS = ["problems", "tokens", "forward", "backward", "optimizer", "evaluation"]
+STEPS, WARM_UP = 20, 3  # steps that are timed at each stage, after some that are not
+
+
+def measure(s):
+    """[{"stage": .., part: ms a step, .., "step": their sum, "GFLOP per s", "matmul's"}, ..]."""
+    steps_in_epoch = max(1, s.n_train // s.batch_size)
+    few = replace(s, n_train=(STEPS + WARM_UP) * s.batch_size) if s.generated else s
+    (examples_of_epoch, valid, _), model, enc, optimizer, _ = start(few)
+    c, marks, device = s.curriculum(), markers_of(enc), str(model.wte.weight.device)
+    seconds, flops = Counter(), 0.0
+
+    @contextmanager
+    def timed(part):
+        began = now(device)
+        yield
+        seconds[part] += now(device) - began
+
+    def step(batch):
+        nonlocal flops
+        with timed("tokens"):
+            tensors = ids, targets, thought, real = collate(batch, marks.thought, device)
+        with timed("forward"), torch.autocast(torch.device(device).type, torch.bfloat16,
+                                              enabled=s.dtype == "bfloat16"):
+            loss = supervised_loss(model, think(model, ids, thought, real), targets)
+            loss = loss / count_learned(batch)
+        with timed("backward"):
+            loss.backward()
+        with timed("optimizer"):
+            torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or torch.inf)
+            optimizer.step()
+            optimizer.zero_grad()
+        flops += step_flops(model, tensors)
+
+    lines, only_last = [], METHODS[s.method].steps == "all"
+    for stage in range(last_stage(c) if only_last else 0, last_stage(c) + 1):
+        seconds.clear()
+        with timed("problems"):  # of an epoch at which they have grown to full size
+            examples = examples_of_epoch(s.epochs)
+        with timed("tokens"):
+            sequences = [build(encode(example, enc), stage, c, marks) for example in examples]
+            epoch_batches = batches(sequences, s.batch_size, random.Random(0))
+        per_epoch = {part: 1e3 * t / len(epoch_batches) for part, t in seconds.items()}
+
+        model.train()
+        for batch in epoch_batches[:WARM_UP]:
+            step(batch)
+        seconds.clear()
+        flops, done = 0.0, epoch_batches[WARM_UP:WARM_UP + STEPS]
+        for batch in done:
+            step(batch)
+        line = {part: 1e3 * seconds[part] / len(done) + per_epoch.get(part, 0) for part in PARTS}
+        with timed("evaluation"):
+            longest = max(len(learned) for learned in map(written_part, sequences))
+            evaluate(model, valid, stage, c, enc, s.micro_batch, longest)
+        line["evaluation"] = 1e3 * seconds["evaluation"] / steps_in_epoch
+        speed = flops / (seconds["forward"] + seconds["backward"])
+        lines.append({"stage": stage} | line | {
+            "step": sum(line.values()), "GFLOP per s": speed / 1e9,
+            "matmul's": matmul_flops(SimpleNamespace(device=device, dtype=s.dtype)) / 1e9})
+    return lines
+
+
+def written_part(sequence):
+    """The ids of (ids, targets) that are learned, which are those that the model writes."""
+    return [target for target in sequence[1] if target >= 0]
+
+
+def main(argv=None):
+    try:
+        lines = measure(complete(parse(argv)))
+    except ValueError as error:
+        raise SystemExit(f"parts: {error}")
+    print()
+    print_table(lines[0], [[f"{value:.0f}" if name == "stage" else f"{value:.1f}"
+                            for name, value in line.items()] for line in lines])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
