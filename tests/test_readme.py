@@ -63,10 +63,18 @@ def test_a_page_is_linked_from_nowhere():
     assert {*(ROOT / "docs").glob("*.png")} <= targets
 
 
-def test_the_table_of_all_runs_differs_from_the_logs():
-    logs = [str(path) for path in (ROOT / "results").glob("*.jsonl")]
+LOGS = [*(ROOT / "results").glob("*.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Those of the table of all runs, as texts."""
+    return [[str(cell).strip("`") for cell in row] for row in rows_of_table(map(str, LOGS))]
+
+
+def test_the_table_of_all_runs_differs_from_the_logs(rows):
     told = [row for row in cells(PAGES[ROOT / "docs" / "results.md"]) if len(row) == len(TABLE)]
-    assert told == [[str(cell).strip("`") for cell in row] for row in rows_of_table(logs)]
+    assert told == rows
 
 
 @pytest.mark.parametrize("page, methods", [
@@ -106,6 +114,21 @@ def test_the_readme_tells_another_intervention_than_was_measured(name):
     own, other = (f"{100 * rows[key]:.1f}" for key in ("intact", "of another problem"))
     told = re.search(r"Do\s+the\s+answers\s+depend.*?More:", README, re.S)[0]
     assert own in told and other in told
+
+
+def test_a_number_of_the_readme_stands_in_no_log(rows):
+    """Every number with a decimal, outside code: of a run, of a row of runs, of an intervention."""
+    known = {"0.9"}  # million parameters
+    for row in rows:
+        known |= {row[TABLE.index(name)] for name in ("test", "sd", "best guess", "tokens")}
+    accuracies = [json.loads(path.read_text().splitlines()[-1])["test_accuracy"] for path in LOGS]
+    for path in (ROOT / "docs").glob("intervene-*.json"):
+        trials = json.loads(path.read_text())["intervene"]["rows"]
+        accuracies += [trial["accuracy"] for trial in trials]
+    known |= {f"{100 * accuracy:.1f}" for accuracy in accuracies}
+    prose = re.sub(r"```.*?```|`[^`]*`|\(http[^)]*\)", "", README, flags=re.S)
+    prose = re.sub(r"(Python|torch|arXiv:?) ?\d+\.\d+", "", prose)
+    assert set(re.findall(r"\d+\.\d+", prose)) <= known
 
 
 COMMANDS = [command for text in PAGES.values()
