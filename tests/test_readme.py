@@ -131,6 +131,20 @@ def test_a_number_of_the_readme_stands_in_no_log(rows):
     assert set(re.findall(r"\d+\.\d+", prose)) <= known
 
 
+def test_a_record_differs_from_its_log():
+    text = PAGES[ROOT / "docs" / "records.md"]
+    told = re.findall(r"^\| `(.*?)` \| (.*?) \| \[\w+\]\(\.\./(.*?)\) \| (.*) \|$", text, re.M)
+    for task, data, path, numbers in told:
+        header, *_, last = map(json.loads, (ROOT / path).read_text().splitlines())
+        s = header["settings"]
+        assert (task, data) == (s["task"], s["data"])
+        assert numbers.split(" | ") == [
+            str(s["seed"]), str(s["n_layer"]), str(last["step"]), f"{last['seconds'] / 60:.1f}",
+            f"{100 * last['test_accuracy']:.1f}"]
+    logs = {*(ROOT / "results" / "records").glob("*.jsonl")}
+    assert logs <= {ROOT / path for _, _, path, _ in told}
+
+
 COMMANDS = [command for text in PAGES.values()
             for command in re.findall(r"^python train\.py (.*?)(?: {3,}#.*)?$", text, flags=re.M)]
 
