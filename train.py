@@ -63,8 +63,8 @@ def train(s, splits, model, enc, optimizer, keeper):
                     optimizer.state.clear()
                     run.stage_step = 0
             nats, learned = 0.0, count_learned(batch)  # summed loss, and its number of tokens
-            for part in micro_batches(batch, s.micro_batch):
-                ids, targets, thought, real = collate(part, marks.thought, device)
+            for rows in micro_batches(batch, s.micro_batch):
+                ids, targets, thought, real = collate(rows, marks.thought, device)
                 with autocast:
                     hidden = think(model, ids, thought, real)
                     loss = supervised_loss(model, hidden, targets)

@@ -15,7 +15,6 @@ Beside them: the FLOP/s that forward and backward reach, and those of a large ma
 model is new, and does not know when to stop: it writes as much as the longest solution has.
 """
 import random
-import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ import torch
 
 from analysis.bench import matmul_flops, now, step_flops
 from analysis.runs import print_table
-from curriculum import METHODS, build, last_stage
+from curriculum import build, last_stage, stage_at
 from data import batches, collate, count_learned, encode, markers_of
 from harness.settings import complete, parse
 from harness.start import start
@@ -38,11 +37,10 @@ STEPS, WARM_UP = 20, 3  # steps that are timed at each stage, after some that ar
 
 def measure(s):
     """[{"stage": .., part: ms a step, .., "step": their sum, "GFLOP per s", "matmul's"}, ..]."""
-    steps_in_epoch = max(1, s.n_train // s.batch_size)
     few = replace(s, n_train=(STEPS + WARM_UP) * s.batch_size) if s.generated else s
     (examples_of_epoch, valid, _), model, enc, optimizer, _ = start(few)
     c, marks, device = s.curriculum(), markers_of(enc), str(model.wte.weight.device)
-    seconds, flops = Counter(), 0.0
+    seconds = Counter()
 
     @contextmanager
     def timed(part):
@@ -51,7 +49,7 @@ def measure(s):
         seconds[part] += now(device) - began
 
     def step(batch):
-        nonlocal flops
+        """Returns the FLOPs that it needs."""
         with timed("tokens"):
             tensors = ids, targets, thought, real = collate(batch, marks.thought, device)
         with timed("forward"), torch.autocast(torch.device(device).type, torch.bfloat16,
@@ -64,10 +62,10 @@ def measure(s):
             torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or torch.inf)
             optimizer.step()
             optimizer.zero_grad()
-        flops += step_flops(model, tensors)
+        return step_flops(model, tensors)
 
-    lines, only_last = [], METHODS[s.method].steps == "all"
-    for stage in range(last_stage(c) if only_last else 0, last_stage(c) + 1):
+    lines = []
+    for stage in range(stage_at(0, c), last_stage(c) + 1):
         seconds.clear()
         with timed("problems"):  # of an epoch at which they have grown to full size
             examples = examples_of_epoch(s.epochs)
@@ -80,24 +78,19 @@ def measure(s):
         for batch in epoch_batches[:WARM_UP]:
             step(batch)
         seconds.clear()
-        flops, done = 0.0, epoch_batches[WARM_UP:WARM_UP + STEPS]
-        for batch in done:
-            step(batch)
+        done = epoch_batches[WARM_UP:WARM_UP + STEPS]
+        flops = sum(map(step, done))
         line = {part: 1e3 * seconds[part] / len(done) + per_epoch.get(part, 0) for part in PARTS}
         with timed("evaluation"):
-            longest = max(len(learned) for learned in map(written_part, sequences))
+            longest = max(count_learned([sequence]) for sequence in sequences)
             evaluate(model, valid, stage, c, enc, s.micro_batch, longest)
+        steps_in_epoch = s.n_train / s.batch_size if s.generated else len(epoch_batches)
         line["evaluation"] = 1e3 * seconds["evaluation"] / steps_in_epoch
         speed = flops / (seconds["forward"] + seconds["backward"])
         lines.append({"stage": stage} | line | {
             "step": sum(line.values()), "GFLOP per s": speed / 1e9,
             "matmul's": matmul_flops(SimpleNamespace(device=device, dtype=s.dtype)) / 1e9})
     return lines
-
-
-def written_part(sequence):
-    """The ids of (ids, targets) that are learned, which are those that the model writes."""
-    return [target for target in sequence[1] if target >= 0]
 
 
 def main(argv=None):
@@ -111,4 +104,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -117,12 +117,12 @@ def draw_graph(rng, nodes):
             pool = [old for old in pool if family[old] == own]
             weights = [weight[old] for old in pool]
         above, theirs = [], 0
-        for _ in range(min(rng.choices(range(12), cum_weights=POISSON)[0], len(pool))):
-            parent = None
-            while parent is None or parent in above:
-                parent, = rng.choices(pool, weights)
-            above.append(parent)
-            theirs |= family[parent]
+        wanted = min(rng.choices(range(12), cum_weights=POISSON)[0], len(pool))
+        while len(above) < wanted:
+            parent, = rng.choices(pool, weights)
+            if parent not in above:
+                above.append(parent)
+                theirs |= family[parent]
         parents.append(above)
         family.append(theirs)
         depth.append(1 + min([depth[parent] for parent in above], default=math.inf))
