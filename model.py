@@ -51,17 +51,18 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys, values
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, mask, past):
+    def forward(self, x, mask, past, since):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B, n_head, T, C / n_head)
+        q, mask = q[:, :, since:], mask[..., since:, :]
         dropout = self.dropout if self.training else 0.0
         if past is None:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
             present = [(k, v)]
         else:
             y, present = attend_with_cache(q, k, v, mask, past, dropout)
-        y = y.transpose(1, 2).reshape(B, T, C)
+        y = y.transpose(1, 2).reshape(B, T - since, C)
         return self.c_proj(y), present
 
 
@@ -98,9 +99,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, mask, past):
-        y, present = self.attn(self.ln_1(x), mask, past)
-        x = x + self.drop(y)
+    def forward(self, x, mask, past, since):
+        y, present = self.attn(self.ln_1(x), mask, past, since)
+        x = x[:, since:] + self.drop(y)
         x = x + self.drop(self.mlp(self.ln_2(x)))
         return x, present
 
@@ -159,14 +160,16 @@ class GPT(nn.Module):
         """(B, T) token ids -> (B, T, C) embeddings; positions are added in `forward`."""
         return self.wte(ids)
 
-    def forward(self, x, pos=None, mask=None, past=None):
-        """(B, T, C) embeddings -> (B, T, C) hidden states after ln_f, and the grown cache.
+    def forward(self, x, pos=None, mask=None, past=None, since=0):
+        """(B, T, C) embeddings -> (B, T - since, C) hidden states after ln_f, and the grown cache.
 
         pos (B, T) long: a position for each column; left out, they count on from the cache.
         mask (B, 1, T, cached + T) bool: True where a column may look; left out, it is causal.
         past: the cache an earlier call returned: for each layer one or two pairs of keys and values
         (B, n_head, columns, C / n_head), of the first pass and of all since. It is never changed in
-        place, so gradients flow through."""
+        place, so gradients flow through.
+        since: the first column whose state is wanted. Of those before it the last layer computes
+        only keys and values, which the wanted ones read."""
         B, T, C = x.shape
         cached = sum(keys.size(2) for keys, _ in past[0]) if past else 0
         if pos is None:
@@ -174,9 +177,9 @@ class GPT(nn.Module):
         if mask is None:
             mask = torch.ones(T, cached + T, dtype=torch.bool, device=x.device).tril(cached)
         x = self.drop(x + self.wpe(pos))
-        present = []
+        present, last = [], len(self.h) - 1
         for i, block in enumerate(self.h):
-            x, keys_and_values = block(x, mask, past[i] if past else None)
+            x, keys_and_values = block(x, mask, past[i] if past else None, since * (i == last))
             present.append(keys_and_values)
         return self.ln_f(x), present
 
@@ -228,14 +231,15 @@ def positions_and_mask(real):
     return pos, mask[:, None]
 
 
-def think(model, ids, thought, real, edit=None, return_past=False):
-    """The feedback loop: hidden states (B, T, C) of sequences with thoughts; differentiable.
+def think(model, ids, thought, real, edit=None, return_past=False, since=0):
+    """The feedback loop: hidden states (B, T - since, C) of sequences with thoughts, in all columns
+    from `since` on; differentiable.
 
     ids (B, T) long; thought (B, T) bool: True where the input is the hidden state of the column
     before, whatever the id; real (B, T) bool: False on padding, left or right. Rows may differ in
     all of them. edit: for experiments, a function (k, thoughts) -> thoughts. k counts the thoughts
     from 0, thoughts (B, C) holds the k-th of every row; a row without one ignores it. return_past:
-    return the cache too, to go on from. Raises ValueError for a row longer than block_size. Paper
+    return the cache too, to go on from. since: see GPT.forward. Raises ValueError for a row longer than block_size. Paper
     section 3; official coconut.py:43-192."""
     longest = int(real.sum(dim=1).max())
     if longest > model.config.block_size:
@@ -258,20 +262,26 @@ def think(model, ids, thought, real, edit=None, return_past=False):
             is_thought = thought[:, start, None]  # (B, 1) the other rows keep their token
             first = torch.where(is_thought, value, chunk[:, 0])
             chunk = torch.cat([first[:, None], chunk[:, 1:]], dim=1)
-        out, past = model(chunk, pos[:, start:end], mask[:, :, start:end, :end], past)
+        unwanted = min(max(since - start, 0), end - start - 1)  # all but the last, at most
+        out, past = model(chunk, pos[:, start:end], mask[:, :, start:end, :end], past, unwanted)
         hidden.append(out)
-    hidden = torch.cat(hidden, dim=1)  # (B, T, C)
+    hidden = torch.cat(hidden, dim=1)[:, since - ids.size(1):]  # (B, T - since, C)
     return (hidden, past) if return_past else hidden
+
+
+def first_predicting(targets):
+    """The first column of a batch whose state predicts a supervised token, for `think`'s `since`."""
+    return int((targets >= 0).any(dim=0).nonzero()[0]) - 1
 
 
 def supervised_loss(model, hidden, targets):
     """Cross-entropy in nats, summed over the supervised tokens.
 
-    hidden (B, T, C) as `think` returns it; targets (B, T) long: in each column its own token, or a
-    negative number where nothing is learned. The state of a column predicts the token of the next,
-    so the two are shifted by one. The head runs only on columns that predict a supervised token:
-    over most of a sequence no logits are ever computed."""
-    hidden, targets = hidden[:, :-1], targets[:, 1:]
+    hidden (B, n, C): the states of the last n columns, as `think` returns them; targets (B, T)
+    long: in each column its own token, or a negative number where nothing is learned. The state of
+    a column predicts the token of the next, so the two are shifted by one. The head runs only on
+    columns that predict a supervised token: over most of a sequence no logits are ever computed."""
+    hidden, targets = hidden[:, :-1], targets[:, -hidden.size(1):][:, 1:]
     supervised = targets >= 0
     logits = model.lm_head(hidden[supervised])  # (supervised tokens, V)
     return F.cross_entropy(logits, targets[supervised], reduction="sum")

@@ -23,7 +23,7 @@ from data import collate, count_learned, encode, encode_question, end_of, marker
 from harness.ranks import share, total
 from harness.settings import Settings
 from harness.start import load_gpt2, load_run, pick_device, problems_that_fit
-from model import generate, supervised_loss, think
+from model import first_predicting, generate, supervised_loss, think
 from tasks.common import MOST_CHARACTERS
 from tasks.record import is_correct
 
@@ -108,7 +108,8 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
 def batch_loss(model, sequences, thought_id):
     """The loss of [(ids, targets), ..] in nats, summed over the supervised tokens."""
     ids, targets, thought, real = collate(sequences, thought_id, model.wte.weight.device)
-    return supervised_loss(model, think(model, ids, thought, real), targets)
+    hidden = think(model, ids, thought, real, since=first_predicting(targets))
+    return supervised_loss(model, hidden, targets)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from harness.keeper import Keeper
 from harness.ranks import RANK, leave, micro_batches, sum_gradients
 from harness.settings import parse
 from harness.start import settings_of_new_run, settings_of_resumed_run, start
-from model import supervised_loss, think
+from model import first_predicting, supervised_loss, think
 from sample import evaluate
 
 
@@ -66,7 +66,7 @@ def train(s, splits, model, enc, optimizer, keeper):
             for rows in micro_batches(batch, s.micro_batch):
                 ids, targets, thought, real = collate(rows, marks.thought, device)
                 with autocast:
-                    hidden = think(model, ids, thought, real)
+                    hidden = think(model, ids, thought, real, since=first_predicting(targets))
                     loss = supervised_loss(model, hidden, targets)
                 (loss / learned).backward()  # micro-batches add up to the batch's mean
                 nats += loss.item()

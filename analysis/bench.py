@@ -27,18 +27,19 @@ from analysis.runs import print_table
 from curriculum import NO_LOSS, Curriculum, build
 from data import collate, encode, end_of, gpt2_encoding, markers_of, text_of, word_encoding
 from harness.start import pick_device
-from model import GPT, GPTConfig, positions_and_mask, supervised_loss, think
+from model import (GPT, GPTConfig, first_predicting, positions_and_mask, supervised_loss,
+                   think)
 from sample import answers, collate_prompts, prompts_of
 from tasks import TASKS
 from tasks.common import load_splits, read_examples
 
 
-def floor(model, ids, thought, real):
+def floor(model, ids, thought, real, since=0):
     pos, mask = positions_and_mask(real)
-    return model(model.embed(ids), pos, mask)[0]
+    return model(model.embed(ids), pos, mask, since=since)[0]
 
 
-def slow(model, ids, thought, real):
+def slow(model, ids, thought, real, since=0):
     pos, mask = positions_and_mask(real)
     x = model.embed(ids)
     for column in thought.any(dim=0).nonzero().flatten().tolist():
@@ -91,7 +92,8 @@ def step(way, model, batch, args):
     began = now(args.device)
     device, half = torch.device(args.device).type, args.dtype == "bfloat16"
     with torch.autocast(device, torch.bfloat16, enabled=half):
-        loss = supervised_loss(model, WAYS[way](model, ids, thought, real), targets)
+        hidden = WAYS[way](model, ids, thought, real, since=first_predicting(targets))
+        loss = supervised_loss(model, hidden, targets)
     loss.backward()
     return now(args.device) - began
 
@@ -127,11 +129,12 @@ def step_flops(model, batch):
     two products. Padding is work without use, and so is not counted."""
     _, targets, _, real = batch
     c = model.config
-    weights = 12 * c.n_layer * c.n_embd**2
     lengths = real.sum(dim=1)
-    attention = 12 * c.n_layer * c.n_embd * (lengths**2).sum().item()
-    head = 6 * c.vocab_size * c.n_embd * (targets >= 0).sum().item()
-    return 6 * weights * lengths.sum().item() + attention + head
+    wanted = real[:, first_predicting(targets):].sum(dim=1)  # columns with a state in the last layer
+    dense = 12 * ((c.n_layer - 1) * lengths + wanted) + 2 * (lengths - wanted)  # keys and values
+    attention = 2 * lengths * ((c.n_layer - 1) * lengths + wanted)
+    head = c.vocab_size * (targets >= 0).sum(dim=1)
+    return 6 * c.n_embd * (c.n_embd * dense + attention + head).sum().item()
 
 
 def measure_steps(args):

@@ -28,7 +28,7 @@ from curriculum import build, last_stage, stage_at
 from data import batches, collate, count_learned, encode, markers_of
 from harness.settings import complete, parse
 from harness.start import start
-from model import supervised_loss, think
+from model import first_predicting, supervised_loss, think
 from sample import evaluate
 
 PARTS = ["problems", "tokens", "forward", "backward", "optimizer", "evaluation"]
@@ -54,8 +54,8 @@ def measure(s):
             tensors = ids, targets, thought, real = collate(batch, marks.thought, device)
         with timed("forward"), torch.autocast(torch.device(device).type, torch.bfloat16,
                                               enabled=s.dtype == "bfloat16"):
-            loss = supervised_loss(model, think(model, ids, thought, real), targets)
-            loss = loss / count_learned(batch)
+            hidden = think(model, ids, thought, real, since=first_predicting(targets))
+            loss = supervised_loss(model, hidden, targets) / count_learned(batch)
         with timed("backward"):
             loss.backward()
         with timed("optimizer"):

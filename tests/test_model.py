@@ -6,7 +6,7 @@ import torch
 
 from conftest import tiny_gpt
 from harness.start import load_gpt2
-from model import GPT, GPTConfig, generate, think
+from model import GPT, GPTConfig, first_predicting, generate, supervised_loss, think
 
 
 def pad(rows, n_left=None):
@@ -69,6 +69,25 @@ def test_the_loop_differs_from_full_forward_passes_in_logits_or_gradients(ks, al
     for ours, theirs in zip(fast, slow):
         for a, b in zip(ours, theirs):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ks", BATCHES.values(), ids=BATCHES.keys())
+def test_leaving_out_states_that_predict_nothing_changes_the_loss_its_gradient_or_the_cache(ks):
+    model, rows = tiny_gpt(), random_rows(ks)
+    ids, thought, real = pad(rows, aligned(rows))
+    targets = ids.masked_fill(~real, -100)
+    for row, (_, columns) in zip(targets, rows):  # learned is what follows the thoughts, or half
+        row[:thought.nonzero()[:, 1].max() + 1 if columns else len(row) // 2] = -100
+
+    def loss_gradient_and_cache(since):
+        hidden, past = think(model, ids, thought, real, return_past=True, since=since)
+        assert hidden.shape == (*ids.shape[:1], ids.size(1) - since, model.config.n_embd)
+        loss = supervised_loss(model, hidden, targets)
+        return loss, torch.autograd.grad(loss, list(model.parameters())), past
+
+    assert first_predicting(targets) > 0
+    torch.testing.assert_close(loss_gradient_and_cache(first_predicting(targets)),
+                               loss_gradient_and_cache(0), atol=1e-4, rtol=1e-5)
 
 
 def test_thoughts_outside_one_block_after_the_question_go_wrong():
@@ -178,12 +197,12 @@ def test_the_question_or_its_thoughts_do_not_reach_the_answer():
     model.embed = lambda _: embedded
     forward = model.forward
 
-    def last_column_sees_thoughts_only(x, pos, mask, past):
+    def last_column_sees_thoughts_only(x, pos, mask, past, since):
         if mask.size(-1) == 14:
             mask = mask.clone()
             mask[:, :, -1, :8] = False
             mask[:, :, -1, 11:13] = False
-        return forward(x, pos, mask, past)
+        return forward(x, pos, mask, past, since)
 
     model.forward = last_column_sees_thoughts_only
     think(model, ids, thought, real)[0, -1].sum().backward()
