@@ -67,7 +67,8 @@ class CausalSelfAttention(nn.Module):
 
 
 def attend_with_cache(q, k, v, mask, past, dropout):
-    """Attention of new columns, q, k, v (B, n_head, T, C / n_head), to all; and the grown cache.
+    """Attention of new columns to all, and the grown cache. k, v (B, n_head, T, C / n_head) are of
+    all T new columns, q only of those whose state is wanted, the last ones.
 
     The cache has two parts, so that no thought copies the question: the keys and values of the
     first pass, which stay as they are, and those of all later ones, which `cat` joins: a few."""
@@ -177,9 +178,10 @@ class GPT(nn.Module):
         if mask is None:
             mask = torch.ones(T, cached + T, dtype=torch.bool, device=x.device).tril(cached)
         x = self.drop(x + self.wpe(pos))
-        present, last = [], len(self.h) - 1
+        present = []
         for i, block in enumerate(self.h):
-            x, keys_and_values = block(x, mask, past[i] if past else None, since * (i == last))
+            skipped = since if block is self.h[-1] else 0  # a layer above would read them all
+            x, keys_and_values = block(x, mask, past[i] if past else None, skipped)
             present.append(keys_and_values)
         return self.ln_f(x), present
 
@@ -239,8 +241,8 @@ def think(model, ids, thought, real, edit=None, return_past=False, since=0):
     before, whatever the id; real (B, T) bool: False on padding, left or right. Rows may differ in
     all of them. edit: for experiments, a function (k, thoughts) -> thoughts. k counts the thoughts
     from 0, thoughts (B, C) holds the k-th of every row; a row without one ignores it. return_past:
-    return the cache too, to go on from. since: see GPT.forward. Raises ValueError for a row longer than block_size. Paper
-    section 3; official coconut.py:43-192."""
+    return the cache too, to go on from. since: see GPT.forward. Raises ValueError for a row longer
+    than block_size. Paper section 3; official coconut.py:43-192."""
     longest = int(real.sum(dim=1).max())
     if longest > model.config.block_size:
         raise ValueError(f"{longest} tokens do not fit into block_size {model.config.block_size}")
@@ -270,7 +272,7 @@ def think(model, ids, thought, real, edit=None, return_past=False, since=0):
 
 
 def first_predicting(targets):
-    """The first column of a batch whose state predicts a supervised token, for `think`'s `since`."""
+    """The first column whose state predicts a supervised token, for `since`; targets (B, T)."""
     return int((targets >= 0).any(dim=0).nonzero()[0]) - 1
 
 

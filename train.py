@@ -6,9 +6,8 @@ Train a model to reason in continuous thoughts: one loop for all tasks and eight
     python train.py --task prosqa --init gpt2 --data official      the paper's recipe, on GPT-2
     python train.py --task prosqa --resume        continue an interrupted run
 
-Each epoch belongs to a stage. With coconut a new stage replaces one more written step by thoughts,
-so the training loss usually jumps, then falls. After every epoch the model answers the validation
-problems as at test time: given the question and the stage's thoughts, it writes the rest, greedily.
+Each epoch belongs to a stage. With coconut a new stage replaces one more written step by thoughts.
+After every epoch the model answers the validation problems as at test time, greedily.
 
 The loop below is all that learning needs. What a run needs besides is in harness/: its options and
 their defaults (settings.py), how it starts (start.py), and several GPUs (ranks.py). A Keeper
@@ -22,7 +21,7 @@ import sys
 
 import torch
 
-from curriculum import METHODS, build, parts_of_epoch, stage_at
+from curriculum import build, parts_of_epoch, stage_at
 from data import batches, collate, count_learned, encode, markers_of
 from harness.keeper import Keeper
 from harness.ranks import RANK, leave, micro_batches, sum_gradients
@@ -33,11 +32,9 @@ from sample import evaluate
 
 
 def learning_rate(s, run, steps_in_epoch):
-    """Grows over warmup_steps after a reset of the optimizer, falls over the last decay_epochs.
-    icot resets it too often to warm up each time, and so does that only at the start."""
+    """Grows over warmup_steps, also after a reset of the optimizer; falls over decay_epochs."""
     epochs_left = s.epochs - run.epoch - run.batch / steps_in_epoch
-    done = run.step if METHODS[s.method].steps == "tokens" else run.stage_step
-    warm = (done + 1) / s.warmup_steps if s.warmup_steps else 1
+    warm = (run.stage_step + 1) / s.warmup_steps if s.warmup_steps else 1
     cool = epochs_left / s.decay_epochs if s.decay_epochs else 1
     return s.learning_rate * min(1, warm, cool)
 
@@ -59,7 +56,7 @@ def train(s, splits, model, enc, optimizer, keeper):
         for stage, batch in keeper.batches(epoch_batches):
             if stage != run.stage:
                 keeper.at_new_stage(stage, examples)
-                if s.reset_optimizer:  # Adam's averages belong to the last stage; as in the paper
+                if s.reset_optimizer:  # its averages belong to the last stage; as in the paper
                     optimizer.state.clear()
                     run.stage_step = 0
             nats, learned = 0.0, count_learned(batch)  # summed loss, and its number of tokens

@@ -130,7 +130,7 @@ def step_flops(model, batch):
     _, targets, _, real = batch
     c = model.config
     lengths = real.sum(dim=1)
-    wanted = real[:, first_predicting(targets):].sum(dim=1)  # columns with a state in the last layer
+    wanted = real[:, first_predicting(targets):].sum(dim=1)  # states that the last layer computes
     dense = 12 * ((c.n_layer - 1) * lengths + wanted) + 2 * (lengths - wanted)  # keys and values
     attention = 2 * lengths * ((c.n_layer - 1) * lengths + wanted)
     head = c.vocab_size * (targets >= 0).sum(dim=1)

@@ -11,20 +11,22 @@ Where the time of a run goes: milliseconds a step by part, at every stage of its
     optimizer    clipping and the step
     evaluation   of the validation problems after an epoch, as its share of a step
 
-Beside them: the FLOP/s that forward and backward reach, and those of a large matrix product. The
-model is new, and does not know when to stop: it writes as much as the longest solution has.
+Beside them: the operations of a step, forward and backward, in GFLOP; how many of these a second
+it reaches; and how many a large matrix product does. A last line adds up the whole run. The model
+is new, and does not know when to stop: it writes as much as the longest solution has.
 """
 import random
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import torch
 
 from analysis.bench import matmul_flops, now, step_flops
 from analysis.runs import print_table
-from curriculum import build, last_stage, stage_at
+from curriculum import build, last_stage, parts_of_epoch, stage_at
 from data import batches, collate, count_learned, encode, markers_of
 from harness.settings import complete, parse
 from harness.start import start
@@ -36,7 +38,8 @@ STEPS, WARM_UP = 20, 3  # steps that are timed at each stage, after some that ar
 
 
 def measure(s):
-    """[{"stage": .., part: ms a step, .., "step": their sum, "GFLOP per s", "matmul's"}, ..]."""
+    """[{"stage": .., part: ms a step, .., "step": their sum, "steps of a run", "GFLOP" of a step,
+    "GFLOP per s", "matmul's"}, ..]."""
     few = replace(s, n_train=(STEPS + WARM_UP) * s.batch_size) if s.generated else s
     (examples_of_epoch, valid, _), model, enc, optimizer, _ = start(few)
     c, marks, device = s.curriculum(), markers_of(enc), str(model.wte.weight.device)
@@ -88,8 +91,13 @@ def measure(s):
         line["evaluation"] = 1e3 * seconds["evaluation"] / steps_in_epoch
         speed = flops / (seconds["forward"] + seconds["backward"])
         lines.append({"stage": stage} | line | {
-            "step": sum(line.values()), "GFLOP per s": speed / 1e9,
+            "step": sum(line.values()), "steps of a run": 0, "GFLOP": flops / len(done) / 1e9,
+            "GFLOP per s": speed / 1e9,
             "matmul's": matmul_flops(SimpleNamespace(device=device, dtype=s.dtype)) / 1e9})
+    parts = parts_of_epoch(c)
+    for epoch, part in product(range(s.epochs), range(parts)):
+        line = lines[stage_at(epoch, c, part) - lines[0]["stage"]]
+        line["steps of a run"] += steps_in_epoch / parts
     return lines
 
 
@@ -99,8 +107,12 @@ def main(argv=None):
     except ValueError as error:
         raise SystemExit(f"parts: {error}")
     print()
-    print_table(lines[0], [[f"{value:.0f}" if name == "stage" else f"{value:.1f}"
-                            for name, value in line.items()] for line in lines])
+    print_table(lines[0], [[f"{value:.0f}" if name in ("stage", "steps of a run") else
+                            f"{value:.1f}" for name, value in line.items()] for line in lines])
+    steps = [line["steps of a run"] for line in lines]
+    minutes = sum(n * line["step"] for n, line in zip(steps, lines)) / 60e3
+    teraflop = sum(n * line["GFLOP"] for n, line in zip(steps, lines)) / 1e3
+    print(f"\na whole run: {sum(steps):.0f} steps, {minutes:.1f} min, {teraflop:.1f} TFLOP")
 
 
 if __name__ == "__main__":

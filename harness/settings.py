@@ -58,13 +58,12 @@ class Options:
     micro_batch: int = option("problems at a time, to save memory (default: batch_size)")
     optimizer: str = option("muon (AdamW, but for matrices) or adamw", choices=["muon", "adamw"])
     learning_rate: float = option("the highest; the next two options lower it")
-    warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset; "
-                               "with icot only at the start")
+    warmup_steps: int = option("steps from rate 0 to learning_rate, after every optimizer reset")
     decay_epochs: int = option("epochs at the end, over which the rate falls to 0")
     beta2: float = option("AdamW's memory of squared gradients")
     weight_decay: float = option("AdamW's pull of the weights towards 0", 0.01)
     grad_clip: float = option("a longer gradient is scaled to this norm; 0: none is")
-    reset_optimizer: bool = option("start AdamW anew at each stage, as the paper does", True)
+    reset_optimizer: bool = option("start the optimizer anew at each stage, as the paper does")
     max_new_tokens: int = option("most tokens written for an answer")
     max_steps: int = option("end the run at this step, evaluated and saved")
     save_every: float = option("seconds from one saving of the run to the next")
@@ -109,26 +108,27 @@ DEFAULTS = {
     "n_train":          (6400,   6400),
     "n_valid":          (200,    200),
     "n_test":           (500,    500),
-    "n_layer":          (4,      None),
+    "n_layer":          (2,      None),
     "n_head":           (4,      None),
-    "n_embd":           (128,    None),
+    "n_embd":           (96,     None),
     "block_size":       (512,    None),
     "dropout":          (0.0,    0.1),
     "c_thought":        (1,      1),
     "eot":              (True,   True),
     "max_latent_stage": (None,   6),  # None: it is in the task's file
     "extra_stage":      (False,  False),
-    "epochs_stage_0":   (8,      5),
-    "epochs_per_stage": (3,      5),
-    "epochs":           (22,     50),
-    "icot_tokens":      (1,      8),
+    "epochs_stage_0":   (9,      5),
+    "epochs_per_stage": (1,      5),
+    "epochs":           (20,     50),
+    "icot_tokens":      (2,      8),
     "icot_all_beyond":  (9,      39),
     "batch_size":       (32,     128),
-    "optimizer":        ("adamw", "adamw"),
-    "learning_rate":    (5e-4,   1e-4),
+    "optimizer":        ("muon", "adamw"),
+    "reset_optimizer":  (False,  True),
+    "learning_rate":    (1e-3,   1e-4),
     "beta2":            (0.98,   0.999),
     "warmup_steps":     (50,     0),
-    "decay_epochs":     (6,      0),
+    "decay_epochs":     (7,      0),
     "grad_clip":        (1.0,    0.0),
     "max_new_tokens":   (128,    128),
     "save_every":       (10.0,   300.0),

@@ -30,9 +30,9 @@ OFFICIAL = {
 }
 SIZES = {"max_value": Size(99999, range(20, 100000), "20..99999, or there is no story to tell"),
          "most_steps": Size(5, range(1, 6), "1..5, as a story has at most four middles")}
-SCRATCH = {"max_value": 30, "most_steps": 2, "c_thought": 2, "epochs_stage_0": 9,
-           "max_latent_stage": lambda size: size["most_steps"], "epochs_per_stage": 4, "epochs": 27,
-           "icot_tokens": 4, "icot_all_beyond": 39, "max_new_tokens": 64}
+SCRATCH = {"max_value": 30, "most_steps": 2, "n_layer": 3, "c_thought": 2, "epochs_stage_0": 6,
+           "max_latent_stage": lambda size: size["most_steps"], "epochs_per_stage": 3, "epochs": 17,
+           "decay_epochs": 5, "icot_tokens": 4, "icot_all_beyond": 39, "max_new_tokens": 64}
 PAPER = {"n_train": 385620, "n_valid": 500, "n_test": 1319, "c_thought": 2, "max_latent_stage": 3,
          "extra_stage": True, "epochs_stage_0": 6, "epochs_per_stage": 3, "icot_all_beyond": 39,
          "max_new_tokens": 64}

@@ -35,7 +35,7 @@ def most_steps(size):
 
 
 SCRATCH = {"hops": 2, "wording": "every", "steps": "names", "grow": 2, "eot": False,
-           "max_latent_stage": most_steps, "epochs_stage_0": 8, "epochs": 22}
+           "max_latent_stage": most_steps}
 PAPER = {"n_train": 9000, "n_test": 800, "icot_all_beyond": 104}
 
 

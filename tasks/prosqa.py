@@ -36,8 +36,9 @@ def most_steps(size):
     return hops + (size["steps"] == "names")  # the first of the names is that of who is asked about
 
 
-SCRATCH = {"nodes": 8, "steps": "names", "grow": 6, "eot": False, "max_latent_stage": most_steps,
-           "extra_stage": True, "epochs_stage_0": 10, "epochs": 32, "decay_epochs": 8}
+SCRATCH = {"nodes": 8, "steps": "names", "grow": 2, "eot": False, "max_latent_stage": most_steps,
+           "extra_stage": True, "epochs_stage_0": 8, "epochs": 22, "decay_epochs": 8,
+           "learning_rate": 2e-3}
 PAPER = {"n_train": 17886, "n_valid": 300, "icot_all_beyond": 72}
 
 
@@ -57,10 +58,10 @@ def draw(rng, nodes, steps, balanced=False, growth=None):
     The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
     below only the other: so depth alone betrays much. Balanced problems have both options at one
     depth and toss a coin for who is asked. Growing problems (see common.problems) are two bare
-    chains below growth 1, and then graphs of 6 nodes to all. Source: recovered from the files."""
+    chains below growth 1, and then graphs of 8 nodes to all. Source: recovered from the files."""
     if growth is not None and growth < 1:
         return *draw_chains(rng, rng.randint(6, 10)), steps
-    nodes = nodes if growth is None else rng.randint(6, nodes)
+    nodes = nodes if growth is None else rng.randint(8, nodes)
     hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
     depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
     while True:

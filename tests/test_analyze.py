@@ -1,6 +1,7 @@
 """What runs are compared with, and the pictures and tables of them."""
 import json
 import random
+import re
 import sys
 from dataclasses import asdict
 
@@ -168,7 +169,8 @@ def test_runs_are_compared_that_were_asked_other_problems(tmp_path, change, mess
 
 def test_a_log_without_single_answers_is_compared(tmp_path):
     with pytest.raises(SystemExit, match="does not say which test problems the model got right"):
-        analyze.main(["compare", write_run(tmp_path / "a", "11"), LOGS[0]])
+        old = ROOT / "results" / "records" / "adamw-prontoqa-seed0.jsonl"
+        analyze.main(["compare", write_run(tmp_path / "a", "11"), str(old)])
 
 
 def test_a_finished_run_cannot_be_compared(tiny_run, capsys):
@@ -280,7 +282,7 @@ def test_a_picture_is_not_drawn(tmp_path, command):
 def test_a_bar_of_the_picture_has_another_length_than_the_runs_accuracy(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr("analysis.draw.bars", lambda rows: drawn.extend(rows) or Nothing())
-    logs = [log for log in LOGS if "prosqa-balanced" in log or "prosqa-cot" in log]
+    logs = [log for log in LOGS if re.search("prosqa-(balanced-)?(coconut|cot|no_cot)-", log)]
     analyze.main(["bars", *logs, "--out", str(tmp_path / "picture.png")])
     accuracies = {}
     for s, _, result in map(read_metrics, logs):

@@ -2,6 +2,7 @@
 import pytest
 
 from analysis import parts
+from harness.settings import complete, parse
 
 TINY = ("--n_layer 1 --n_head 2 --n_embd 16 --n_train 64 --n_valid 4 --n_test 4 --batch_size 4 "
         "--device cpu").split()
@@ -12,13 +13,15 @@ TINY = ("--n_layer 1 --n_head 2 --n_embd 16 --n_train 64 --n_valid 4 --n_test 4 
     ("--task prosqa --method no_cot", ["5"]), ("--task gsm8k", ["0", "1", "2"])])
 def test_a_part_or_a_stage_is_missing(capsys, options, stages):
     parts.main([*TINY, *options.split()])
-    header, _, *rows = capsys.readouterr().out.strip().splitlines()[-2 - len(stages):]
+    header, _, *rows, _, whole = capsys.readouterr().out.strip().splitlines()[-4 - len(stages):]
     assert [row.split()[1] for row in rows] == stages
     for row in rows:
         cells = dict(zip(header.strip("| ").split(" | "), row.strip("| ").split(" | ")))
         times = [float(cells[part]) for part in parts.PARTS]
         assert min(times) > 0 and float(cells["step"]) == pytest.approx(sum(times), abs=0.5)
         assert float(cells["matmul's"]) > 0 and float(cells["GFLOP per s"]) > 0
+    s = complete(parse([*TINY, *options.split()]))
+    assert whole.startswith(f"a whole run: {16 * s.epochs} steps, ")
 
 
 def test_a_wrong_option_ends_in_a_traceback():

@@ -272,14 +272,8 @@ def test_a_wrong_request_gets_a_traceback(prosqa_run, args, message):
         analyze.main(args.format(prosqa=prosqa_run, prontoqa=shipped).split())
 
 
-def test_the_thoughts_that_answer_nothing_are_needed():
-    """In sentences ProntoQA's model reads the answer off the question, whatever thoughts hold."""
-    probe = thoughts.load_probe(str(ROOT / "results/prontoqa-sentences.pt"), n=60, device="cpu")
-    rows = thoughts.intervene(probe)["rows"]
-    assert len(rows) == 9 and all(row["accuracy"] > 0.94 for row in rows)
-
-
-@pytest.mark.parametrize("name", ["prontoqa", "prontoqa-balanced", "prosqa-balanced", "gsm8k"])
+@pytest.mark.parametrize("name", [
+    "prontoqa", "prontoqa-balanced", "prosqa", "prosqa-balanced", "prontoqa-sentences", "gsm8k"])
 def test_the_thoughts_that_search_are_not_needed(name):
     """Other thoughts leave chance, or another problem's answer, or what is easy without."""
     probe = thoughts.load_probe(str(ROOT / "results" / f"{name}.pt"), n=60, device="cpu")
@@ -297,7 +291,7 @@ def test_the_measurement_of_the_docs_does_not_run(capsys, monkeypatch):
 
 
 def test_a_thought_cannot_be_read_as_the_step_that_it_replaces():
-    """Balanced ProntoQA: thoughts 2, 3 and 4 are what somebody is, what that is, is or is not."""
-    probe = thoughts.load_probe(str(ROOT / "results/prontoqa-balanced.pt"), n=100, device="cpu")
+    """Balanced ProsQA: thoughts 2 and 3 are the second and the third name."""
+    probe = thoughts.load_probe(str(ROOT / "results/prosqa-balanced.pt"), n=100, device="cpu")
     rows = thoughts.decode(probe)["rows"]
-    assert all(rows[i][f"step {i + 1}"] > 0.9 for i in (1, 2, 3))
+    assert rows[1]["step 2"] > 0.7 and rows[2]["step 3"] > 0.9
