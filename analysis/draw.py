@@ -42,7 +42,8 @@ def passes(tokens, thought, learned):
 
 def bars(groups):
     """Accuracy by method, with its interval: [{task, data, method, accuracy, interval, guess}, ..].
-    A panel for each task, left where a guess helps and right where none does; dashed: the guess."""
+    A panel for each task, left where a guess helps and right where none does; dashed: the guess
+    on the problems of the topmost bar."""
     tasks, datas = (sorted({group[key] for group in groups}, reverse=key == "data")
                     for key in ("task", "data"))
     figure, panels = new_figure(7, 2.6 * len(tasks), len(tasks), len(datas), sharex=True,
@@ -56,7 +57,7 @@ def bars(groups):
             some.sort(key=lambda group: -list(COLORS).index(group["method"]))
             panel.barh([group["method"] for group in some], [100 * g["accuracy"] for g in some],
                        xerr=spread(some), capsize=3, color=[COLORS[g["method"]] for g in some])
-            panel.axvline(100 * some[0]["guess"], color="C3", linestyle="--", label="best guess")
+            panel.axvline(100 * some[-1]["guess"], color="C3", linestyle="--", label="best guess")
             panel.set(title="balanced " * (data == "balanced") + task, xlim=(0, 103))
     for panel in panels[-1]:
         panel.set_xlabel("accuracy, %\n(95 % interval over problems)")

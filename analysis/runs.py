@@ -55,7 +55,14 @@ def rows_of_table(paths):
     Accuracy is in %, after each stage on validation problems. best guess: that of the best rule on
     the same test problems, if they are generated and none was too long; tokens: written ones and
     thoughts a problem; ms: to write the answer to a problem, in batches; minutes: of training."""
-    rows = []
+    guesses, rows = {}, []
+
+    def guess_of(s, result):  # computed once for the same problems, which methods share
+        problems = (s.task, s.data, str(s.size()), s.seed, s.n_test)
+        if problems not in guesses:
+            guesses[problems] = best_guess(s, result)
+        return guesses[problems]
+
     for (task, _, _, data, name), runs in grouped(paths):
         _, histories, results = zip(*runs)
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
@@ -64,7 +71,7 @@ def rows_of_table(paths):
         tests = [100 * result["test_accuracy"] for result in results]
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
         known = all(s.generated and s.n_test == result["test_n"] for s, _, result in runs)
-        guess = f"{100 * mean(best_guess(s, r) for s, _, r in runs):.1f}" if known else ""
+        guess = f"{100 * mean(guess_of(s, r) for s, _, r in runs):.1f}" if known else ""
         tokens, milliseconds, minutes = (
             scale * mean(result[key] for result in results) for key, scale in
             [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
