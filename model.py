@@ -55,7 +55,7 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B, n_head, T, C / n_head)
-        q, mask = q[:, :, since:], mask[..., since:, :]
+        q, mask = q[:, :, since:], mask[..., since:, :]  # of the columns whose state is wanted
         dropout = self.dropout if self.training else 0.0
         if past is None:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
@@ -264,7 +264,7 @@ def think(model, ids, thought, real, edit=None, return_past=False, since=0):
             is_thought = thought[:, start, None]  # (B, 1) the other rows keep their token
             first = torch.where(is_thought, value, chunk[:, 0])
             chunk = torch.cat([first[:, None], chunk[:, 1:]], dim=1)
-        unwanted = min(max(since - start, 0), end - start - 1)  # all but the last, at most
+        unwanted = min(max(since - start, 0), end - start - 1)  # the last may become a thought
         out, past = model(chunk, pos[:, start:end], mask[:, :, start:end, :end], past, unwanted)
         hidden.append(out)
     hidden = torch.cat(hidden, dim=1)[:, since - ids.size(1):]  # (B, T - since, C)

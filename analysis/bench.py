@@ -39,7 +39,7 @@ def floor(model, ids, thought, real, since=0):
     return model(model.embed(ids), pos, mask, since=since)[0]
 
 
-def slow(model, ids, thought, real, since=0):
+def slow(model, ids, thought, real, since=0):  # whatever since is, it computes every state
     pos, mask = positions_and_mask(real)
     x = model.embed(ids)
     for column in thought.any(dim=0).nonzero().flatten().tolist():

@@ -55,14 +55,7 @@ def rows_of_table(paths):
     Accuracy is in %, after each stage on validation problems. best guess: that of the best rule on
     the same test problems, if they are generated and none was too long; tokens: written ones and
     thoughts a problem; ms: to write the answer to a problem, in batches; minutes: of training."""
-    guesses, rows = {}, []
-
-    def guess_of(s, result):  # computed once for the same problems, which methods share
-        problems = (s.task, s.data, str(s.size()), s.seed, s.n_test)
-        if problems not in guesses:
-            guesses[problems] = best_guess(s, result)
-        return guesses[problems]
-
+    rows = []
     for (task, _, _, data, name), runs in grouped(paths):
         _, histories, results = zip(*runs)
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
@@ -71,7 +64,7 @@ def rows_of_table(paths):
         tests = [100 * result["test_accuracy"] for result in results]
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
         known = all(s.generated and s.n_test == result["test_n"] for s, _, result in runs)
-        guess = f"{100 * mean(guess_of(s, r) for s, _, r in runs):.1f}" if known else ""
+        guess = f"{100 * mean(best_guess(s, r) for s, _, r in runs):.1f}" if known else ""
         tokens, milliseconds, minutes = (
             scale * mean(result[key] for result in results) for key, scale in
             [("test_tokens", 1), ("test_seconds", 1000), ("seconds", 1 / 60)])
@@ -138,9 +131,16 @@ def paired_interval(differences):
     return mean(more) - half, mean(more) + half
 
 
+GUESSES = {}  # {what decides on the test problems: their best guess}, as many runs share them
+
+
 def best_guess(s, result):
     """The accuracy of the rule that has most of a run's test problems."""
-    return max(shortcut_accuracy(s.task, problems_of_log(s, result)).values(), default=0.0)
+    asked = (s.task, s.data, str(s.size()), s.seed, s.n_test, result["test_n"])
+    if asked not in GUESSES:
+        accuracies = shortcut_accuracy(s.task, problems_of_log(s, result))
+        GUESSES[asked] = max(accuracies.values(), default=0.0)
+    return GUESSES[asked]
 
 
 def problems_of_log(s, result):
