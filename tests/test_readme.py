@@ -128,6 +128,22 @@ def test_the_readme_tells_another_intervention_than_was_measured(name):
     assert own in told and other in told
 
 
+def test_the_interventions_in_three_seeds_differ_from_what_was_measured():
+    page = PAGES[ROOT / "docs" / "thoughts.md"]
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    told = {name: row for name, *row in lines if len(row) == 5 and len(row[0].split()) == 3}
+    kinds = ["prontoqa-balanced", "prosqa-balanced", "prontoqa", "prosqa", "gsm8k"]
+    measured = {}
+    for kind in kinds:
+        for file in (f"docs/intervene-{kind}.json", f"results/interventions/{kind}-seed1.json",
+                     f"results/interventions/{kind}-seed2.json"):
+            for row in json.loads((ROOT / file).read_text())["intervene"]["rows"]:
+                cell = measured.setdefault(row["thoughts"], {}).setdefault(kind, [])
+                cell.append(f"{100 * row['accuracy']:.1f}")
+    assert told == {name: [" ".join(row.get(kind, "-")) for kind in kinds]
+                    for name, row in measured.items()}
+
+
 def test_a_number_of_the_readme_stands_in_no_log(rows):
     """Every number with a decimal, outside code: of a run, of a row of runs, of an intervention."""
     known = {"0.3"}  # million parameters
