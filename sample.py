@@ -16,7 +16,6 @@ import time
 import zlib
 
 import torch
-import torch.nn.functional as F
 
 from curriculum import METHODS, build, n_thoughts, prompt
 from data import collate, count_learned, encode, encode_question, end_of, markers_of
@@ -118,10 +117,15 @@ def batch_loss(model, sequences, thought_id):
 @torch.no_grad()
 def thoughts_after(model, prompts, enc):
     """(prompts, k, C): the thoughts of prompts that have k each; k may be 0."""
-    ids, thought, real = collate_prompts(model, prompts, enc)
-    before = F.pad(thought, (0, 1))[:, 1:]  # a thought is the state of the column before
-    k = int(thought.sum()) // len(prompts)
-    return think(model, ids, thought, real)[before].view(len(prompts), k, model.config.n_embd)
+    thoughts = {}
+
+    def note(k, value):
+        thoughts[k] = value
+        return value
+
+    think(model, *collate_prompts(model, prompts, enc), edit=note)
+    none = model.wte.weight.new_empty(len(prompts), 0, model.config.n_embd)
+    return torch.stack([*thoughts.values()], dim=1) if thoughts else none
 
 
 @torch.no_grad()

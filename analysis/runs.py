@@ -60,7 +60,8 @@ def rows_of_table(paths):
         _, histories, results = zip(*runs)
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
                     for epochs in histories]
-        stages = " ".join(f"{mean(run[stage] for run in by_stage):.1f}" for stage in by_stage[0])
+        stages = " ".join(f"{mean(run[stage] for run in by_stage if stage in run):.1f}"
+                          for stage in sorted(set().union(*by_stage)))
         tests = [100 * result["test_accuracy"] for result in results]
         spread = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
         known = all(s.generated and s.n_test == result["test_n"] for s, _, result in runs)

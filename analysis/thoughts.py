@@ -150,10 +150,12 @@ def derangement(n, rng):
 def freeze(last):
     """An `edit_of` by which every thought after number `last` is that one again."""
     def edit_of(rows):
-        kept = {}
+        kept = None
 
         def edit(k, value):
-            return kept.setdefault(min(k, last), value)
+            nonlocal kept
+            kept = value if k <= last else kept
+            return kept
         return edit
     return edit_of
 
