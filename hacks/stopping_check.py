@@ -1,0 +1,33 @@
+"""The model stops itself: how many thoughts a problem gets."""
+import torch
+
+from conftest import tiny_gpt
+from curriculum import Curriculum, build
+from data import encode, markers_of, word_encoding
+from sample import prompts_of, shortened, thoughts_after
+from tasks.record import Example
+
+EXAMPLES = [Example("Every a is b. Is c d?", ["x"] * n, "c is d.") for n in (1, 3)]
+
+
+def test_training_gives_a_problem_more_thoughts_than_it_has_steps():
+    enc = word_encoding(["Every a is b. Is c d? x ### c is d."])
+    marks, c = markers_of(enc), Curriculum(eot=False, own_stop=True)
+    ids = [build(encode(example, enc), 2, c, marks)[0] for example in EXAMPLES]
+    assert [row.count(marks.thought) for row in ids] == [1, 2]
+
+
+def test_thoughts_are_kept_after_the_one_that_reads_as_the_mark():
+    enc = word_encoding(["Every a is b. Is c d? x ### c is d."])
+    model, c = tiny_gpt(vocab_size=enc.n_vocab), Curriculum(eot=False, own_stop=True)
+    prompts = prompts_of(EXAMPLES, 4, c, enc)
+    third = thoughts_after(model, prompts[:1], enc)[0, 2]
+    mark, = enc.encode_ordinary("### ")
+    with torch.no_grad():  # the head is tied, so only a bias of its own can prefer a token
+        scores = model.lm_head(third)
+        model.lm_head.bias = torch.nn.Parameter(torch.zeros(enc.n_vocab))
+        model.lm_head.bias[mark] = scores.max() - scores[mark] + 1e-3
+    k = [row.count(markers_of(enc).thought) for row in shortened(model, prompts, 4, c, enc, 1)]
+    first = (model.lm_head(thoughts_after(model, prompts_of(EXAMPLES, 4, c, enc), enc)).argmax(-1)
+             == mark).int()
+    assert k == [int(row.argmax()) if row.any() else 4 for row in first] and 0 < k[0] <= 2

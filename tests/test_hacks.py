@@ -1,0 +1,57 @@
+"""The pages of hacks/ against its patches and logs. hacks/check.sh tries the patches themselves."""
+import json
+import re
+from statistics import mean
+
+import pytest
+
+from analysis.runs import paired_differences, paired_interval
+from conftest import ROOT
+
+HACKS = ROOT / "hacks"
+NAMES = sorted(path.stem for path in HACKS.glob("*.patch"))
+PAGES = {path.stem: path.read_text() for path in HACKS.glob("*.md")}
+
+
+def rows(text):
+    """The rows of a page's tables that begin with code."""
+    return [[cell.strip(" `") for cell in line.strip("|").split(" | ")]
+            for line in text.splitlines() if line.startswith("| `") or line.startswith("| [")]
+
+
+def changed(name):
+    """The number of lines that a patch adds or takes away."""
+    lines = (HACKS / f"{name}.patch").read_text().splitlines()
+    return sum(re.match(r"[+-](?![+-]{2} )", line) is not None for line in lines)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hack_is_long_or_lacks_its_page_its_test_or_its_row(name):
+    assert changed(name) <= 40
+    assert (HACKS / f"{name}_check.py").exists() and f"\npython train.py" in PAGES[name]
+    told = {row[0]: row for row in rows(PAGES["README"])}
+    assert told[f"[{name}]({name}.md)"][-1] == str(changed(name))
+
+
+def results(pattern):
+    """{seed: line of test results} of the logs of a pattern."""
+    runs = {}
+    for path in ROOT.glob(pattern):
+        header, *_, result = map(json.loads, path.read_text().splitlines())
+        runs[header["settings"]["seed"]] = result
+    return runs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_result_differs_from_its_logs(name):
+    told = [row for row in rows(PAGES[name]) if len(row) == 9]
+    for _, _, seeds, test, difference, interval, minutes, log, first in told:
+        ours, theirs = results(f"hacks/logs/{log}-seed?.jsonl"), results(f"{first}-seed?.jsonl")
+        assert seeds == str(len(ours))
+        assert all(ours[seed]["test_problems"] == theirs[seed]["test_problems"] for seed in ours)
+        differences = paired_differences(ours, theirs)
+        low, high = paired_interval(differences)
+        assert test == f"{100 * mean(run['test_accuracy'] for run in ours.values()):.1f}"
+        assert difference == f"{100 * mean(differences):+.1f}"
+        assert interval == f"{100 * low:+.1f} to {100 * high:+.1f}"
+        assert minutes == f"{mean(run['seconds'] for run in ours.values()) / 60:.1f}"
