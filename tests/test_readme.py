@@ -102,6 +102,17 @@ def test_the_table_of_paired_differences_differs_from_the_logs(task, name):
     assert len(methods) == 6 and [[row[0], *row[2:]] for row in told] == rows
 
 
+@pytest.mark.parametrize("row, name", [
+    ("ours", ""), ("names and", "-eot"), ("the paper", "-sentences")])
+def test_the_table_of_formats_differs_from_the_logs(row, name):
+    line, = re.findall(rf"^\| {row}.*", PAGES[ROOT / "docs" / "format.md"], re.M)
+    for cell, task in zip(line.strip("| ").split(" | ")[1:],
+                          ["prontoqa-balanced", "prosqa-balanced", "prontoqa"]):
+        logs = [ROOT / "results" / f"{task}{name}-coconut-seed{seed}.jsonl" for seed in range(3)]
+        tests = [json.loads(log.read_text().splitlines()[-1])["test_accuracy"] for log in logs]
+        assert cell == " ".join(f"{100 * test:.1f}" for test in tests)
+
+
 def test_the_readme_quotes_another_line_than_the_log_has():
     with open(ROOT / "results" / "prontoqa-coconut-seed0.jsonl") as file:
         header, *lines = map(json.loads, file)
