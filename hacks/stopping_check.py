@@ -1,4 +1,6 @@
 """The model stops itself: how many thoughts a problem gets."""
+import random
+
 import torch
 
 from conftest import tiny_gpt
@@ -13,8 +15,10 @@ EXAMPLES = [Example("Every a is b. Is c d?", ["x"] * n, "c is d.") for n in (1, 
 def test_training_gives_a_problem_more_thoughts_than_it_has_steps():
     enc = word_encoding(["Every a is b. Is c d? x ### c is d."])
     marks, c = markers_of(enc), Curriculum(eot=False, own_stop=True)
-    ids = [build(encode(example, enc), 2, c, marks)[0] for example in EXAMPLES]
-    assert [row.count(marks.thought) for row in ids] == [1, 2]
+    for example, k in zip(EXAMPLES, (1, 2)):
+        ids, targets = build(encode(example, enc), 2, c, marks, random.Random(0))
+        named = [target for token, target in zip(ids, targets) if token == marks.thought]
+        assert named == enc.encode_ordinary(" x") * k
 
 
 def test_thoughts_are_kept_after_the_one_that_reads_as_the_mark():
