@@ -6,7 +6,6 @@ import subprocess
 import sys
 from graphlib import TopologicalSorter
 
-
 from conftest import ROOT
 
 ORDER = ["tasks", "curriculum", "data", "model", "harness", "sample", "train", "analysis"]
