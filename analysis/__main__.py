@@ -6,7 +6,7 @@ Look at runs that are done: how they learned, and what their accuracy is worth.
     python -m analysis compare RUN RUN    whether two differ by more than chance, paired by problem
     python -m analysis intervene RUN      whether the answers need the thoughts
 
-A RUN is a folder that train.py has written; for `curve`, `bars`, `table`, `compare` and
+A RUN is a folder that train.py has written; for `curve`, `bars`, `sizes`, `table`, `compare` and
 `shortcuts` its metrics.jsonl under any name will do, for the others its checkpoint. Only pictures
 need matplotlib.
 """
@@ -24,6 +24,7 @@ from curriculum import METHODS, NO_LOSS, Curriculum, Markers, build
 from harness.files import write_whole
 from harness.settings import label
 from harness.start import load_run, tested_problems
+from tasks import SIZES
 from tasks.common import points, shortcut_accuracy
 from tasks.prontoqa import last_hops
 from tasks.record import Example
@@ -37,18 +38,35 @@ def curve(args):
     print(f"drew {len(runs)} runs to {args.out}")
 
 
+def pooled(runs):
+    """Accuracy of runs that differ in the seed alone, its interval, and the best guess."""
+    n = sum(result["test_n"] for *_, result in runs)
+    right = round(sum(result["test_n"] * result["test_accuracy"] for *_, result in runs))
+    return {"accuracy": right / n, "interval": thoughts.interval(right, n),
+            "guess": mean(best_guess(s, result) for s, _, result in runs)}
+
+
 def bars(args):
     """Draw the accuracy of methods, where a guess helps and where none does, over all seeds."""
-    rows = []
-    for (task, _, _, data, name), runs in grouped(args.runs):
-        if name in draw.COLORS:  # a method by itself, with no other option
-            n = sum(result["test_n"] for *_, result in runs)
-            right = round(sum(result["test_n"] * result["test_accuracy"] for *_, result in runs))
-            rows.append({"task": task, "data": data, "method": name, "accuracy": right / n,
-                         "interval": thoughts.interval(right, n),
-                         "guess": mean(best_guess(s, result) for s, _, result in runs)})
+    rows = [{"task": task, "data": data, "method": name} | pooled(runs)
+            for (task, _, _, data, name), runs in grouped(args.runs)
+            if name in draw.COLORS]  # a method by itself, with no other option
     draw.bars(rows).savefig(args.out)
     print(f"drew {len(rows)} bars to {args.out}")
+
+
+def sizes(args):
+    """Draw the accuracy over the one size in which the runs' problems differ, over all seeds."""
+    groups = [runs for _, runs in grouped(args.runs)]
+    differ = [name for name in SIZES if len({getattr(runs[0][0], name) for runs in groups}) > 1]
+    if len(differ) != 1:
+        raise ValueError(f"the runs must differ in one size, of {', '.join(SIZES)}: they differ in "
+                         f"{' and '.join(differ) or 'none'}")
+    rows = [{"method": s.method, "layers": s.n_layer, "size": getattr(s, differ[0]),
+             "seeds": [result["test_accuracy"] for *_, result in runs]} | pooled(runs)
+            for runs in groups for s in [runs[0][0]]]
+    draw.sizes(rows, differ[0]).savefig(args.out)
+    print(f"drew {len(rows)} points to {args.out}")
 
 
 def passes(args):
@@ -98,13 +116,24 @@ def shortcuts(args):
 
 
 def accuracy(args):
-    """Print a run's accuracy on other problems, at the stage that it has reached, and apart for the
-    problems in which a shortcut is right, silent and wrong: a model that uses none has no gap."""
+    """Print a run's accuracy on other problems, at the stage that it has reached: by the number of
+    their steps; by what it writes, for ProsQA; and apart for the problems in which a shortcut is
+    right, silent and wrong: a model that uses none has no gap."""
     probe = thoughts.load_probe(args.run, args.data, device=args.device)
     if args.hops:
         probe.examples = [last_hops(example, args.hops) for example in probe.examples]
-    right = probe.right(probe.written(probe.k))
+    written = probe.written(probe.k)
+    right = probe.right(written)
     print(f"the model: {mean(right):.1%} of {len(right)} problems right\n")
+    by_steps = {}
+    for ok, example in zip(right, probe.examples):
+        by_steps.setdefault(len(example.steps), []).append(ok)
+    print_table(["steps", "problems", "right"],
+                [[n, len(some), f"{mean(some):.1%}"] for n, some in sorted(by_steps.items())])
+    print()
+    for name, share in thoughts.categories(probe, written).items():
+        print(f"{share:6.1%}  {name}")
+    print()
     rows = []
     for rule, values in points(probe.task, probe.examples).items():
         groups = [[ok for ok, value in zip(right, values) if value == point]
@@ -125,6 +154,13 @@ def probe_of(args, *tasks):
     if METHODS[probe.c.method].fill != "thought":
         raise ValueError(f"a run of {probe.c.method} has no thoughts to look at")
     return probe
+
+
+def example_of(args, probe):
+    """The problem that --index names. ValueError if there is none."""
+    if not 0 <= args.index < len(probe.examples):
+        raise ValueError(f"--index must be 0 to {len(probe.examples) - 1}")
+    return probe.examples[args.index]
 
 
 def keep(args, **results):
@@ -166,8 +202,7 @@ def sweep(args):
 def tree(args):
     """Show the search tree of one ProsQA problem, and the frontier over many."""
     probe = probe_of(args, "prosqa")
-    if not 0 <= args.index < len(probe.examples):
-        raise ValueError(f"--index must be 0 to {len(probe.examples) - 1}")
+    example_of(args, probe)
     one, many = graphs.tree(probe, args.index), graphs.frontier(probe)
     print(f"{one['question']}\nanswer: {one['answer']}\n")
     after = [f"after {k}" for k in range(probe.k + 1)]
@@ -184,9 +219,12 @@ def tree(args):
 
 def superposition(args):
     """Compare thoughts with the embeddings of ProsQA's nodes: mean cosine (number of nodes)."""
-    result = graphs.superposition(probe_of(args, "prosqa"))
+    probe = probe_of(args, "prosqa")
+    example = example_of(args, probe)
+    result = graphs.superposition(probe)
+    one = graphs.beside_graph(example, graphs.cosines(probe, probe.examples)[args.index])
     print_rows(result)
-    keep(args, superposition=result)
+    keep(args, superposition=result, cosines=one)
 
 
 def intervene(args):
@@ -228,7 +266,8 @@ def main(argv=None):
         sub.set_defaults(function=function)
         return sub
 
-    for sub in (command(curve, several=True), command(bars, several=True), command(passes, None)):
+    for sub in (command(curve, several=True), command(bars, several=True),
+                command(sizes, several=True), command(passes, None)):
         sub.add_argument("--out", default="out.png", help="the picture (default: %(default)s)")
     command(table, several=True)
     command(compare, several=True)
@@ -245,8 +284,8 @@ def main(argv=None):
         sub.add_argument("--out", help="write OUT.json and a picture OUT.png")
         if function is sweep:
             sub.add_argument("--most", type=int, help="thoughts (default: as the run had at last)")
-        if function is tree:
-            sub.add_argument("--index", type=int, default=0, help="which problem to show, from 0")
+        if function in (tree, superposition):
+            sub.add_argument("--index", type=int, default=0, help="which problem to draw, from 0")
         if function is decode:
             sub.add_argument("--show", type=int, default=3, help="problems shown (default: 3)")
     args = parser.parse_args(argv)

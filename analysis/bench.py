@@ -12,7 +12,8 @@ Three ways to compute the loss of one batch and its gradient are timed in turn, 
     slow     the definition: K + 1 passes over everything, without a cache
 
 A ratio is the median of the ratios within a round, so that it holds on a noisy machine too. Memory
-is the most that a step adds to what its process, one for each, held before; on a CPU Linux only.
+is the most that a step adds to what was held before; on a CPU, where a process of its own measures
+each, on Linux only.
 """
 import argparse
 import re
@@ -99,9 +100,12 @@ def step(way, model, batch, args):
 
 
 def peak_megabytes(way, stage, args):
-    """The most memory that one step adds to what this process held before, gradients included."""
+    """The most memory that one step adds to what was held before, gradients included. On a CPU it
+    holds for the first call in a process."""
     model, enc, examples = start(args)
     batch = batch_at(stage, args, enc, examples)
+    if args.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(args.device)  # to what is held now
     before = most_megabytes(args.device)
     step(way, model, batch, args)
     return most_megabytes(args.device) - before
@@ -113,6 +117,14 @@ def most_megabytes(device):
         return torch.cuda.max_memory_allocated(device) / 2**20
     with open("/proc/self/status") as file:  # the kernel's high-water mark, in kB
         return int(re.search(r"VmHWM:\s*(\d+)", file.read())[1]) / 2**10
+
+
+def memory_of_ways(stage, args):
+    """{way MB: the most memory of its step}"""
+    if args.device.startswith("cuda"):
+        return {f"{way} MB": peak_megabytes(way, stage, args) for way in WAYS}
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # one process, one task
+        return {f"{way} MB": pool.apply(peak_megabytes, (way, stage, args)) for way in WAYS}
 
 
 def matmul_flops(args):
@@ -153,9 +165,7 @@ def measure_steps(args):
         for way in WAYS:
             line[f"{way} ms"] = 1e3 * median(r[way] for r in rounds)
         if args.memory and (args.device.startswith("cuda") or sys.platform == "linux"):
-            with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # one process, one task
-                line |= {f"{way} MB": pool.apply(peak_megabytes, (way, stage, args))
-                         for way in WAYS}
+            line |= memory_of_ways(stage, args)
         for way, other in (("ours", "floor"), ("slow", "ours")):
             line[f"{way}/{other}"] = median(r[way] / r[other] for r in rounds)
         seconds = line["ours ms"] / 1e3

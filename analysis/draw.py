@@ -65,6 +65,29 @@ def bars(groups):
     return figure
 
 
+def sizes(rows, name):
+    """Accuracy over a size of the problems, a line for each method and number of layers, with its
+    interval: [{method, layers, size, accuracy, interval, seeds, guess}, ..]. A dot is a seed."""
+    figure, ((panel,),) = new_figure(7, 4)
+    rows = sorted(rows, key=lambda row: (row["layers"], row["method"], row["size"]))
+    depths = sorted({row["layers"] for row in rows})
+    for method, layers in dict.fromkeys((row["method"], row["layers"]) for row in rows):
+        line = [row for row in rows if (row["method"], row["layers"]) == (method, layers)]
+        style = {"color": COLORS.get(method, "C4"), "marker": "os^"[depths.index(layers) % 3]}
+        panel.errorbar([row["size"] for row in line], [100 * row["accuracy"] for row in line],
+                       yerr=spread(line), capsize=3, label=f"{method}, {layers} layers",
+                       linestyle=["-", "--", ":"][depths.index(layers) % 3], **style)
+        for row in line:
+            panel.plot([row["size"]] * len(row["seeds"]), [100 * seed for seed in row["seeds"]],
+                       linestyle="", markersize=3, alpha=0.5, **style)
+    guesses = {row["size"]: 100 * row["guess"] for row in rows}
+    panel.plot(*zip(*sorted(guesses.items())), color="C3", linestyle="-.", label="best guess")
+    panel.set(xlabel=f"{name} (small: each seed; bars: 95 % interval over problems)",
+              ylabel="accuracy, %", xticks=sorted(guesses))
+    panel.legend(fontsize="small")
+    return figure
+
+
 def curve(runs):
     """Loss and accuracy over steps, of [(label, lines on epochs), ..]: of each label the first run
     is bold, the others faint. A dashed line stands where a stage begins."""
@@ -100,17 +123,30 @@ def spread(rows):
 def tree(result):
     """The graph once for every number of thoughts that leaves a node in mind; a node is the darker
     the likelier it is named next."""
+    titles = ["after 0 thoughts", "after 1 thought"] + [f"after {k} thoughts" for k in range(2, 99)]
+    return graph(result, titles, 0.05, 1, "a number is how likely the node is named next")
+
+
+def cosines(result):
+    """The graph once for every thought; a node is the darker the nearer its name's embedding."""
+    titles = [f"thought {k}" for k in range(1, 99)]
+    return graph(result, titles, 0.2, 0.5, "a number is the cosine of the thought with the name")
+
+
+def graph(result, titles, least, darkest, meaning):
+    """The graph of graphs.beside_graph once for each of its nodes' values, if that of some node is
+    above `least`; so are those shown of the nodes that cannot be reached. Darker is higher."""
     place, rows = {result["root"]: (0, 0)}, {}
     farthest = max(node["hops"] or 0 for node in result["nodes"])
     shown = [node for node in result["nodes"]
-             if node["hops"] is not None or max(node["values"]) > 0.05]
+             if node["hops"] is not None or max(node["values"]) > least]
     for node in shown:
         rows.setdefault(node["hops"] or farthest + 1, []).append(node["node"])
     for hops, names in rows.items():
         for i, name in enumerate(names):  # every column is centred
             place[name] = (hops, i - (len(names) - 1) / 2)
     steps = [k for k in range(len(shown[0]["values"]))
-             if k == 0 or max(node["values"][k] for node in shown) > 0.05]
+             if k == 0 or max(node["values"][k] for node in shown) > least]
     most = max(map(len, rows.values()))
     figure, panels = new_figure(7, (0.6 + 0.5 * most) * len(steps), len(steps))
     for (panel,), k in zip(panels, steps):
@@ -122,15 +158,15 @@ def tree(result):
         panel.text(*place[result["root"]], result["root"], ha="center", va="center",
                    bbox={"boxstyle": "round", "facecolor": "0.92", "edgecolor": "none"})
         for node in shown:
-            value = node["values"][k]
-            panel.text(*place[node["node"]], f"{node['node']} {value:.2f}", ha="center",
-                       va="center", color="white" if value > 0.5 else "black",
+            value = min(max(0, node["values"][k] / darkest), 1)
+            panel.text(*place[node["node"]], f"{node['node']} {node['values'][k]:.2f}",
+                       ha="center", va="center", color="white" if value > 0.5 else "black",
                        bbox={"boxstyle": "round", "facecolor": (1 - value, 1 - 0.6 * value, 1),
                              "edgecolor": "C2" if node["optimal"] else "0.75", "linewidth": 2})
-        panel.set_title(f"after {k} thought{'' if k == 1 else 's'}", loc="left")
+        panel.set_title(titles[k], loc="left")
         panel.set(xlim=(-0.3, farthest + 0.6), ylim=(most / 2, -most / 2))
-    figure.supxlabel(f"one column a hop from {result['root']}; a number is how likely the node is "
-                     f"named next;\ngreen: on a shortest way to {result['target']}")
+    figure.supxlabel(f"one column a hop from {result['root']}; green: on a shortest way to "
+                     f"{result['target']};\n{meaning}")
     return figure
 
 

@@ -44,15 +44,19 @@ def node_values(probe, examples, k):
 
 
 def tree(probe, index):
-    """The values of all nodes of one problem after 0, 1, .. thoughts, beside what the graph says:
-    hops from the root, who is asked about, or None, height, and whether it is on a shortest way."""
+    """The values of all nodes of one problem after 0, 1, .. thoughts, as beside_graph has them."""
     example = probe.examples[index]
+    steps = [node_values(probe, [example], k)[0] for k in range(probe.k + 1)]
+    return beside_graph(example, {node: [step[node] for step in steps] for node in steps[0]})
+
+
+def beside_graph(example, values):
+    """What the graph of a problem says of its nodes, beside {node: [values]}: hops from the root,
+    who is asked about, or None, height, and whether it is on a shortest way."""
     graph = Graph(example)
     reached, way = graph.below(graph.root), shortest_ways(graph)
-    steps = [node_values(probe, [example], k)[0] for k in range(probe.k + 1)]
     nodes = [{"node": node, "hops": reached.get(node), "height": graph.height(node),
-              "optimal": node in way, "values": [values[node] for values in steps]}
-             for node in steps[0]]
+              "optimal": node in way, "values": of_node} for node, of_node in values.items()]
     nodes.sort(key=lambda node: (node["hops"] is None, node["hops"], node["node"]))
     return {"question": example.question, "answer": example.answer, "root": graph.root,
             "target": graph.target, "children": graph.children, "nodes": nodes}
@@ -87,31 +91,40 @@ def frontier(probe):
     return result
 
 
+def cosines(probe, examples):
+    """[{node: [its embedding's cosine with each thought]}, ..]. ValueError for longer names."""
+    table = F.normalize(probe.model.wte.weight, dim=-1)
+    found = []
+    for example, thoughts in zip(examples, F.normalize(probe.thoughts(probe.k), dim=-1)):
+        concepts = Graph(example).concepts
+        ids = [probe.enc.encode_ordinary(" " + node) for node in concepts]
+        longer = [node for node, some in zip(concepts, ids) if len(some) > 1]
+        if longer:
+            raise ValueError(f"superposition needs names of one token, but {longer[0]!r} has more: "
+                             "take a run with --tokenizer word")
+        all_cosines = table[[some[0] for some in ids]] @ thoughts.T  # (nodes, k)
+        found.append(dict(zip(concepts, all_cosines.tolist())))
+    return found
+
+
 def superposition(probe):
     """Mean cosine of each thought with the embeddings of nodes: those that cannot be reached, those
     that can within the thought's number of hops, those at just that many (the frontier), and those
     on a shortest way at that distance. Needs names of one token. Source: arXiv 2505.12514."""
-    thoughts = F.normalize(probe.thoughts(probe.k), dim=-1)  # (examples, k, C)
-    table = F.normalize(probe.model.wte.weight, dim=-1)
+    graphs, found = [Graph(e) for e in probe.examples], cosines(probe, probe.examples)
     rows = []
     for k in range(probe.k):
         distance = k if probe.names else k + 1  # the first of the names is that of the root
         groups = {"not reachable": [], "reachable": [], "frontier": [], "optimal": []}
-        for example, thought in zip(probe.examples, thoughts[:, k]):
-            graph = Graph(example)
+        for graph, of_nodes in zip(graphs, found):
             reached, way = graph.below(graph.root), shortest_ways(graph)
-            for node in graph.concepts:
-                ids = probe.enc.encode_ordinary(" " + node)
-                if len(ids) > 1:
-                    raise ValueError(f"superposition needs names of one token, but {node!r} has "
-                                     f"{len(ids)}: take a run with --tokenizer word")
-                cosine = (table[ids[0]] @ thought).item()
+            for node, values in of_nodes.items():
                 hops = reached.get(node)
                 for name, member in {"not reachable": hops is None,
                                      "reachable": hops is not None and hops <= distance,
                                      "frontier": hops == distance,
                                      "optimal": hops == distance and node in way}.items():
-                    groups[name] += [cosine] * member
+                    groups[name] += [values[k]] * member
         rows.append({"thought": k + 1, **{
             name: {"mean": mean(some), "nodes": len(some)} if some else None
             for name, some in groups.items()}})

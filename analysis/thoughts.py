@@ -95,11 +95,16 @@ def sweep(probe, most):
         written = probe.written(k)
         row = {"thoughts": k, **accuracy_of(probe.right(written)),
                "tokens": k + mean(length for _, length in written)}
-        if probe.task == "prosqa":
-            count = Counter(category(e, text) for (text, _), e in zip(written, probe.examples))
-            row |= {name: count[name] / len(written) for name in CATEGORIES}
-        rows.append(row)
+        rows.append(row | categories(probe, written))
     return {"n": len(probe.examples), "rows": rows}
+
+
+def categories(probe, written):
+    """The shares of CATEGORIES among written answers; none for another task than ProsQA."""
+    if probe.task != "prosqa":
+        return {}
+    count = Counter(category(e, text) for (text, _), e in zip(written, probe.examples))
+    return {name: count[name] / len(written) for name in CATEGORIES}
 
 
 def intervene(probe, seed=0):

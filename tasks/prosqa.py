@@ -14,6 +14,7 @@ Names, rules and constants of the generator are recovered from the released file
 """
 import math
 import re
+from bisect import bisect
 from itertools import accumulate
 
 from tasks.record import STEPS, Size, is_correct
@@ -110,24 +111,25 @@ def draw_graph(rng, nodes):
     Nodes 0 and 1 are the entities that may be asked about. A node's family is 1 if it descends from
     node 0, 2 if from node 1, 3 if from both, 0 if from neither. Its depth is the distance to the
     nearer of them, or infinity."""
-    parents, family, depth, weight = [[], []], [1, 2], [0, 0], [1, 1]
+    parents, family, depth = [[], []], [1, 2], [0, 0]
+    pools = {1: ([0], [1]), 2: ([1], [1]), "all": ([0, 1], [1, 2])}  # nodes, their summed weights
     for node in range(2, nodes):
-        pool, weights, side = range(node), weight, rng.random()
-        if side < 0.80:  # most nodes stay within one family, or soon all would belong to both
-            own = 1 if side < 0.35 else 2
-            pool = [old for old in pool if family[old] == own]
-            weights = [weight[old] for old in pool]
+        side = rng.random()  # most nodes stay within one family, or soon all would belong to both
+        pool, summed = pools[1 if side < 0.35 else 2 if side < 0.80 else "all"]
         above, theirs = [], 0
-        wanted = min(rng.choices(range(12), cum_weights=POISSON)[0], len(pool))
+        wanted = min(bisect(POISSON, rng.random() * POISSON[-1]), len(pool))
         while len(above) < wanted:
-            parent, = rng.choices(pool, weights)
+            parent = pool[bisect(summed, rng.random() * summed[-1])]
             if parent not in above:
                 above.append(parent)
                 theirs |= family[parent]
         parents.append(above)
         family.append(theirs)
         depth.append(1 + min([depth[parent] for parent in above], default=math.inf))
-        weight.append(1 + 1.5 * depth[node] if theirs in (1, 2) else 1)  # favours long chains
+        weight = 1 + 1.5 * depth[node] if theirs in (1, 2) else 1  # favours long chains
+        for pool, summed in [pools[own] for own in (theirs, "all") if own in pools]:
+            pool.append(node)
+            summed.append(summed[-1] + weight)
     return parents, family, depth
 
 

@@ -207,6 +207,7 @@ def test_accuracy_on_a_file_is_not_measured(tiny_run, tmp_path, capsys, hops):
                   *map(str, hops)])
     out = capsys.readouterr().out
     assert "of 7 problems right" in out and out.count(" of 7 ") == 2, "one rule is always right"
+    assert f"| {hops[1] + 1 if hops else 3} | 7 | " in out, "each has a step for each hop, and one"
 
 
 def test_problems_in_other_words_than_the_tasks_end_in_a_traceback(tiny_run, tmp_path, capsys):
@@ -291,6 +292,22 @@ def test_a_bar_of_the_picture_has_another_length_than_the_runs_accuracy(monkeypa
         key: pytest.approx(sum(some) / len(some)) for key, some in accuracies.items()}
     for row in drawn:
         assert row["interval"][0] < row["accuracy"] < row["interval"][1] and row["guess"] > 0.4
+
+
+def test_a_point_over_the_size_of_problems_lies_elsewhere_or_mixes_sizes(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr("analysis.draw.sizes", lambda *given: drawn.append(given) or Nothing())
+    logs = [write_run(tmp_path / f"{nodes}-{method}-{seed}", right, task="prosqa", nodes=nodes,
+                      method=method, seed=seed, n_test=4)
+            for method, seed, nodes, right in [("cot", 0, 9, "1110"), ("cot", 1, 9, "1000"),
+                                               ("cot", 0, 12, "0010"), ("coconut", 0, 9, "1111")]]
+    analyze.main(["sizes", *logs, "--out", str(tmp_path / "picture.png")])
+    (rows, name), = drawn
+    assert name == "nodes" and {(row["method"], row["size"]): (row["accuracy"], row["seeds"])
+                                for row in rows} == {
+        ("cot", 9): (0.5, [0.75, 0.25]), ("cot", 12): (0.25, [0.25]), ("coconut", 9): (1, [1])}
+    with pytest.raises(SystemExit, match="must differ in one size"):
+        analyze.main(["sizes", *logs[:2]])
 
 
 class Nothing:

@@ -222,17 +222,26 @@ def prosqa_run(tmp_path_factory):
 
 @pytest.mark.parametrize("command, says", [
     ("sweep {} --n 20", "| hallucination |"), ("tree {} --n 20 --index 1", "on a shortest way"),
-    ("superposition {} --n 20", "| not reachable |"), ("intervene {} --n 20", "| intact |"),
-    ("decode {} --n 20", "thought 1  norm"), ("intervene {} --data balanced --n 5", "| zero |")])
+    ("superposition {} --n 20 --index 19", "| not reachable |"),
+    ("intervene {} --n 20", "| intact |"), ("intervene {} --data balanced --n 5", "| zero |"),
+    ("decode {} --n 20", "thought 1  norm")])
 def test_a_command_prints_draws_or_keeps_nothing(prosqa_run, tmp_path, capsys, command, says):
     pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
     analyze.main(command.format(prosqa_run).split() + ["--out", str(tmp_path / "x")])
     assert says in capsys.readouterr().out
     with open(tmp_path / "x.json") as file:
-        result, = [value for name, value in json.load(file).items() if name != "tree"]
+        kept = json.load(file)
+    result, = [value for name, value in kept.items() if name not in ("tree", "cosines")]
     assert result["n"] in (5, 20)
-    if command.split()[0] in ("tree", "intervene"):
+    if command.split()[0] in ("tree", "superposition", "intervene"):
         assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_accuracy_does_not_say_what_the_answers_are(prosqa_run, capsys):
+    analyze.main(["accuracy", str(prosqa_run)])
+    out = capsys.readouterr().out
+    shares = {name: float(re.search(rf"(\S+)%  {name}\n", out)[1]) for name in CATEGORIES}
+    assert sum(shares.values()) == pytest.approx(100, abs=0.3)
 
 
 @pytest.mark.parametrize("command", ["tree", "superposition"])

@@ -1,0 +1,79 @@
+"""What a GPU changes: the time it takes, and nothing but rounding in what comes out."""
+import pytest
+import torch
+
+import train as training
+from conftest import tiny_gpt
+from harness.start import load_run
+from model import first_predicting, generate, supervised_loss, think
+from sample import evaluate
+from tasks.common import load_splits
+from test_model import aligned, pad, random_rows
+from test_train import PROSQA, STAGES, TINY, lines, weights
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+MIXED = [0, 6, 1, 3, 2]  # thoughts of the rows of a batch
+
+
+def loss_and_gradients(device, since_first=False):
+    model, rows = tiny_gpt().to(device), random_rows(MIXED)
+    ids, thought, real = (tensor.to(device) for tensor in pad(rows, aligned(rows)))
+    targets = ids.masked_fill(~real | thought, -100)
+    targets[:, :ids.size(1) // 2] = -100
+    hidden = think(model, ids, thought, real, since=since_first and first_predicting(targets))
+    loss = supervised_loss(model, hidden, targets)
+    return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+def test_the_loop_on_a_gpu_gives_another_loss_or_other_gradients_than_on_a_cpu():
+    expected = loss_and_gradients("cpu")
+    for since_first in (False, True):
+        for ours, theirs in zip(loss_and_gradients("cuda", since_first), expected):
+            torch.testing.assert_close(ours.cpu(), theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_a_gpu_writes_something_else_than_a_cpu():
+    rows = random_rows(MIXED, seed=5)
+    given = pad(rows, aligned(rows))
+    written = [generate(tiny_gpt(seed=1).to(device), *(tensor.to(device) for tensor in given),
+                        max_new_tokens=12, end_id=-1) for device in ("cpu", "cuda")]
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("options", ["--dtype float32", "--dtype float32 --optimizer adamw",
+                                     "--dtype bfloat16 --micro_batch 4"])
+def test_a_run_on_a_gpu_is_no_run_or_learns_other_things_than_on_a_cpu(tmp_path, options):
+    for device in ("cpu", "cuda"):
+        training.main([*PROSQA, *TINY, *STAGES, *options.split(), "--device", device, "--out_dir",
+                       str(tmp_path / device)])
+    (cpu, *there), (gpu, *here) = (lines(tmp_path / device) for device in ("cpu", "cuda"))
+    assert gpu["device"].startswith("cuda") and gpu["machine"] != cpu["machine"]
+    for theirs, ours in zip(there[:-1], here[:-1], strict=True):  # the epochs
+        assert ours["stage"] == theirs["stage"] and ours["step"] == theirs["step"]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.03)
+
+
+def test_a_run_that_moves_from_a_gpu_to_a_cpu_and_back_is_not_the_one_that_stayed(tmp_path):
+    args = [*PROSQA, *TINY, *STAGES, "--dropout", "0.1"]
+    stayed, moved = tmp_path / "stayed", tmp_path / "moved"
+    training.main([*args, "--device", "cuda", "--out_dir", str(stayed)])
+    training.main([*args, "--device", "cuda", "--max_steps", "4", "--out_dir", str(moved)])
+    for device, last in (("cpu", 8), ("cuda", 12)):
+        training.main([*args, "--resume", "--device", device, "--max_steps", str(last),
+                       "--out_dir", str(moved)])
+    assert weights(moved)["run"]["step"] == weights(stayed)["run"]["step"] == 12
+    assert lines(moved)[-1]["stage"] == lines(stayed)[-1]["stage"]
+    for name, theirs in weights(stayed)["model"].items():  # dropout's draws were others
+        assert (weights(moved)["model"][name] - theirs).norm() < 0.1 * theirs.norm(), name
+
+
+def test_a_model_that_a_gpu_has_trained_answers_otherwise_on_a_cpu(tmp_path):
+    training.main([*PROSQA, *TINY, *STAGES, "--device", "cuda", "--out_dir", str(tmp_path)])
+    ckpt, model, enc = load_run(tmp_path / "ckpt.pt", "cpu")
+    s = training.parse([*PROSQA, *TINY])
+    test = load_splits("generated", "prosqa", {"nodes": s["nodes"], "steps": "names"}, 0, 0, 1, 1,
+                       20)[2]
+    c = training.settings_of_resumed_run({"out_dir": str(tmp_path), "task": "prosqa"}).curriculum()
+    there, here = (evaluate(model.to(device), test, 3, c, enc, 8, 20) for device in ("cpu", "cuda"))
+    assert there["loss"] == pytest.approx(here["loss"], rel=1e-4)
+    assert there["right"] == here["right"]
