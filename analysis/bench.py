@@ -129,11 +129,11 @@ def memory_of_ways(stage, args):
 
 def matmul_flops(args):
     """FLOP/s of a large matrix product here and now."""
-    dtype = getattr(torch, args.dtype)
-    a = torch.randn(2048, 2048, device=args.device, dtype=dtype)
+    n = 2048 if args.device == "cpu" else 8192
+    a = torch.randn(n, n, device=args.device, dtype=getattr(torch, args.dtype))
     began = now(args.device)
     a @ a
-    return 2 * 2048**3 / (now(args.device) - began)
+    return 2 * n**3 / (now(args.device) - began)
 
 
 def step_flops(model, batch):

@@ -33,6 +33,13 @@ def test_a_hack_is_long_or_lacks_its_page_its_test_or_its_row(name):
     assert told[f"[{name}]({name}.md)"][-1] == str(changed(name))
 
 
+def test_a_log_is_on_no_page_or_a_page_has_no_result():
+    told = [[row for row in rows(PAGES[name]) if len(row) == 9] for name in NAMES]
+    assert all(told)
+    named = {cell.split("/")[-1] for page in told for row in page for cell in row[-2:]}
+    assert {path.stem.rsplit("-", 1)[0] for path in (HACKS / "logs").glob("*.jsonl")} <= named
+
+
 def results(pattern):
     """{seed: line of test results} of the logs of a pattern."""
     runs = {}

@@ -2,13 +2,14 @@
 import json
 import re
 import shlex
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 
 import curriculum
 import sample
-from analysis.runs import COMPARISON, TABLE, comparison, rows_of_table
+from analysis.runs import (COMPARISON, TABLE, best_guess, comparison, read_metrics,
+                           rows_of_table)
 from conftest import ROOT
 from curriculum import METHODS
 from harness.settings import Settings, complete, parse
@@ -113,6 +114,20 @@ def test_the_table_of_formats_differs_from_the_logs(row, name):
         assert cell == " ".join(f"{100 * test:.1f}" for test in tests)
 
 
+@pytest.mark.parametrize("nodes", [8, 12, 16, 20, 28])
+def test_the_table_of_thoughts_against_words_differs_from_the_logs(nodes):
+    line, = re.findall(rf"^\| {nodes} \|.* to .*", PAGES[ROOT / "docs" / "words.md"], re.M)
+    coconut, cot = ([str(ROOT / "results" / "words" / f"nodes{nodes}-{method}-seed{seed}.jsonl")
+                     for seed in range(3)] for method in ("coconut", "cot"))
+    _, _, *means, difference, interval, guess = line.strip("| ").split(" | ")
+    for told, logs in zip(means, (coconut, cot), strict=True):
+        tests = [100 * read_metrics(log)[2]["test_accuracy"] for log in logs]
+        assert told == f"{mean(tests):.1f} ± {stdev(tests):.1f}"
+    assert [difference, interval] == comparison([*cot, *coconut])[1][-2:]
+    guesses = [best_guess(s, result) for s, _, result in map(read_metrics, cot)]
+    assert guess == f"{100 * mean(guesses):.1f}"
+
+
 def test_the_readme_quotes_another_line_than_the_log_has():
     with open(ROOT / "results" / "prontoqa-coconut-seed0.jsonl") as file:
         header, *lines = map(json.loads, file)
@@ -157,7 +172,7 @@ def test_the_interventions_in_three_seeds_differ_from_what_was_measured():
 
 def test_a_number_of_the_readme_stands_in_no_log(rows):
     """Every number with a decimal, outside code: of a run, of a row of runs, of an intervention."""
-    known = {"0.3"}  # million parameters
+    known = {"0.3", "1.1"}  # million parameters
     for row in rows:
         known |= {row[TABLE.index(name)] for name in ("test", "sd", "best guess", "tokens")}
     accuracies = [json.loads(path.read_text().splitlines()[-1])["test_accuracy"] for path in LOGS]
