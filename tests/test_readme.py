@@ -128,6 +128,13 @@ def test_the_table_of_thoughts_against_words_differs_from_the_logs(nodes):
     assert guess == f"{100 * mean(guesses):.1f}"
 
 
+@pytest.mark.parametrize("name", ["prontoqa", "prosqa-balanced"])
+def test_the_page_on_official_sizes_tells_another_accuracy_than_the_log(name):
+    s, _, result = read_metrics(str(ROOT / "results" / "official" / f"{name}-coconut-seed0.jsonl"))
+    row = f"as in training | {100 * result['test_accuracy']:.1f} | {100 * best_guess(s, result):.1f} |"
+    assert row in PAGES[ROOT / "docs" / "official.md"]
+
+
 def test_the_readme_quotes_another_line_than_the_log_has():
     with open(ROOT / "results" / "prontoqa-coconut-seed0.jsonl") as file:
         header, *lines = map(json.loads, file)
