@@ -274,7 +274,8 @@ def test_a_shipped_model_has_forgotten_what_it_learned(name, least):
 
 
 @pytest.mark.parametrize("name, file, least", [
-    ("prontoqa-5hops", "prontoqa_5hop_raw.json", 0.98), ("prosqa-28nodes", "prosqa_valid.json", 0.68)])
+    ("prontoqa-5hops", "prontoqa_5hop_raw.json", 0.98),
+    ("prosqa-28nodes", "prosqa_valid.json", 0.68)])
 def test_a_model_of_generated_problems_fails_on_official_ones(real_data, name, file, least):
     probe = load_probe(str(ROOT / "results" / f"{name}.pt"), str(real_data / file), 100, "cpu")
     assert sum(probe.right(probe.written(probe.k))) >= 100 * least
