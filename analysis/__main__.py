@@ -146,12 +146,12 @@ def accuracy(args):
         print_rules({})
 
 
-def probe_of(args, *tasks):
+def probe_of(args, *tasks, needs_thoughts=True):
     """The Probe that the command line names. ValueError if these tasks are not the run's."""
     probe = thoughts.load_probe(args.run, args.data, args.n, args.device)
     if tasks and probe.task not in tasks:
         raise ValueError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")
-    if METHODS[probe.c.method].fill != "thought":
+    if needs_thoughts and METHODS[probe.c.method].fill != "thought":
         raise ValueError(f"a run of {probe.c.method} has no thoughts to look at")
     return probe
 
@@ -197,6 +197,13 @@ def sweep(args):
     result = thoughts.sweep(probe, probe.k if args.most is None else args.most)
     print_rows(result)
     keep(args, sweep=result)
+
+
+def retry(args):
+    """Let a run answer ProsQA again where it names neither option, with and without thoughts."""
+    result = thoughts.retry(probe_of(args, "prosqa", needs_thoughts=False), args.most)
+    print_rows(result)
+    keep(args, retry=result)
 
 
 def tree(args):
@@ -273,7 +280,7 @@ def main(argv=None):
     command(compare, several=True)
     command(slim).add_argument("--out", default="slim.pt", help="(default: %(default)s)")
     command(shortcuts)
-    for function in (accuracy, sweep, tree, superposition, intervene, decode):
+    for function in (accuracy, sweep, retry, tree, superposition, intervene, decode):
         sub = command(function)
         sub.add_argument("--data", help="a file, or what train.py's --data takes (default: its)")
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda, mps .. (default: auto)")
@@ -284,6 +291,8 @@ def main(argv=None):
         sub.add_argument("--out", help="write OUT.json and a picture OUT.png")
         if function is sweep:
             sub.add_argument("--most", type=int, help="thoughts (default: as the run had at last)")
+        if function is retry:
+            sub.add_argument("--most", type=int, default=4, help="tries more (default: 4)")
         if function in (tree, superposition):
             sub.add_argument("--index", type=int, default=0, help="which problem to draw, from 0")
         if function is decode:

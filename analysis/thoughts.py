@@ -7,7 +7,8 @@ which __main__.py prints and draws. To measure something else, write another suc
 import math
 import random
 from collections import Counter
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from statistics import fmean as mean
 
 import torch
@@ -21,7 +22,7 @@ from harness.start import load_run, pick_device, problems_that_fit
 from model import GPT
 from sample import nearest_tokens, prompts_of, thoughts_after, written_answers
 from tasks.common import shortcut_accuracy
-from tasks.prosqa import CATEGORIES, category
+from tasks.prosqa import CATEGORIES, category, read_question
 from tasks.record import is_correct
 
 
@@ -105,6 +106,47 @@ def categories(probe, written):
         return {}
     count = Counter(category(e, text) for (text, _), e in zip(written, probe.examples))
     return {name: count[name] / len(written) for name in CATEGORIES}
+
+
+def retry(probe, most, seed=0):
+    """Accuracy on ProsQA if an answer that names neither option is written again, 0 .. most times:
+    at first greedily, then by_chance. neither: the share that still names neither; with a coin: the
+    accuracy if one is tossed for these; tokens: of all tries."""
+    def names_none(i):
+        *_, options = read_question(probe.examples[i].question)
+        return written[i].split(" ")[-1].rstrip(".") not in options
+
+    n, tokens, rows = len(probe.examples), 0, []
+    written = [""] * n
+    for tries in range(most + 1):
+        left = [i for i in range(n) if names_none(i)]
+        if left:
+            again = replace(probe, examples=[probe.examples[i] for i in left])
+            with by_chance(probe.model, seed + tries) if tries else nullcontext():
+                for i, (text, length) in zip(left, again.written(probe.k)):
+                    written[i], tokens = text, tokens + length + probe.k
+        right = probe.right([(text, None) for text in written])
+        neither = mean(map(names_none, range(n)))
+        rows.append({"retries": tries, **accuracy_of(right), "neither": neither,
+                     "with a coin": mean(right) + neither / 2, "tokens": tokens / n})
+    return {"n": n, "rows": rows}
+
+
+@contextmanager
+def by_chance(model, seed):
+    """Within it the model writes tokens as probable as it finds them, instead of the likeliest:
+    the largest of logits with Gumbel noise is such a token."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def with_noise(_, __, logits):
+        waits = torch.empty(logits.shape).exponential_(generator=generator)
+        return logits - waits.log().to(logits.device)
+
+    handle = model.lm_head.register_forward_hook(with_noise)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def intervene(probe, seed=0):

@@ -206,6 +206,35 @@ def test_a_thought_that_is_a_word_of_the_proof_is_counted_for_another(monkeypatc
         assert list(row)[:3] + list(row)[-1:] == ["thought", "step 1", "step 2", "answer"]
 
 
+def test_an_answer_that_names_an_option_is_written_again_or_one_that_names_none_is_not(monkeypatch):
+    def names(option):
+        return Example("Tom is a apus. Eva is a bpus. Is Tom a apus or bpus?", ["Tom", "apus"],
+                       f"Tom is a {option}.")
+
+    probe = Probe(tiny_gpt(), None, [names("apus"), names("apus"), names("bpus")], "prosqa",
+                  Curriculum("cot"), 0, 9)
+    tries = iter([["### Tom is a bpus.", "Tom cpus### Tom is a cpus.", "Tom"],
+                  ["### Tom is a apus.", "### Tom is a Tom."], ["### Tom is a apus."]])
+    asked = []
+    monkeypatch.setattr(Probe, "written", lambda self, k: asked.append(self.examples) or [
+        (text, 2) for text in next(tries)])
+    rows = thoughts.retry(probe, 4)["rows"]
+    assert asked == [probe.examples, probe.examples[1:], probe.examples[2:]]
+    assert [row["accuracy"] for row in rows] == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 1 / 3])
+    assert [row["neither"] for row in rows] == pytest.approx([2 / 3, 1 / 3, 0, 0, 0])
+    assert rows[0]["with a coin"] == pytest.approx(1 / 3) and rows[-1]["tokens"] == 4
+
+
+def test_tokens_that_are_written_by_chance_are_not_as_probable_as_the_model_finds_them():
+    model = tiny_gpt(vocab_size=5)
+    hidden = torch.randn(1, 32).expand(20_000, 32)
+    expected = model.lm_head(hidden)[0].softmax(dim=-1)
+    with thoughts.by_chance(model, seed=1):
+        drawn = model.lm_head(hidden).argmax(dim=-1).bincount(minlength=5) / len(hidden)
+    torch.testing.assert_close(drawn, expected, atol=0.02, rtol=0)
+    torch.testing.assert_close(model.lm_head(hidden)[0].softmax(dim=-1), expected)  # no noise left
+
+
 def test_the_interval_is_not_wilsons():
     low, high = thoughts.interval(8, 10)  # 0.490 and 0.943 in the textbooks
     assert abs(low - 0.4902) < 1e-3 and abs(high - 0.9433) < 1e-3
@@ -224,7 +253,7 @@ def prosqa_run(tmp_path_factory):
     ("sweep {} --n 20", "| hallucination |"), ("tree {} --n 20 --index 1", "on a shortest way"),
     ("superposition {} --n 20 --index 19", "| not reachable |"),
     ("intervene {} --n 20", "| intact |"), ("intervene {} --data balanced --n 5", "| zero |"),
-    ("decode {} --n 20", "thought 1  norm")])
+    ("decode {} --n 20", "thought 1  norm"), ("retry {} --n 20 --most 1", "| neither |")])
 def test_a_command_prints_draws_or_keeps_nothing(prosqa_run, tmp_path, capsys, command, says):
     pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
     analyze.main(command.format(prosqa_run).split() + ["--out", str(tmp_path / "x")])
