@@ -13,6 +13,7 @@ need matplotlib.
 import argparse
 import json
 import os
+from dataclasses import replace
 from statistics import mean
 
 import torch
@@ -62,9 +63,11 @@ def sizes(args):
     if len(differ) != 1:
         raise ValueError(f"the runs must differ in one size, of {', '.join(SIZES)}: they differ in "
                          f"{' and '.join(differ) or 'none'}")
-    rows = [{"method": s.method, "layers": s.n_layer, "size": getattr(s, differ[0]),
-             "seeds": [result["test_accuracy"] for *_, result in runs]} | pooled(runs)
-            for runs in groups for s in [runs[0][0]]]
+    rows = []
+    for runs in groups:
+        s = runs[0][0]  # what we read of it is alike in all of them
+        rows.append({"method": s.method, "layers": s.n_layer, "size": getattr(s, differ[0]),
+                     "seeds": [result["test_accuracy"] for *_, result in runs]} | pooled(runs))
     draw.sizes(rows, differ[0]).savefig(args.out)
     print(f"drew {len(rows)} points to {args.out}")
 
@@ -131,9 +134,9 @@ def accuracy(args):
     print_table(["steps", "problems", "right"],
                 [[n, len(some), f"{mean(some):.1%}"] for n, some in sorted(by_steps.items())])
     print()
-    for name, share in thoughts.categories(probe, written).items():
-        print(f"{share:6.1%}  {name}")
-    print()
+    if shares := thoughts.categories(probe, written):
+        print_rules(shares)
+        print()
     rows = []
     for rule, values in points(probe.task, probe.examples).items():
         groups = [[ok for ok, value in zip(right, values) if value == point]
@@ -209,8 +212,7 @@ def retry(args):
 def tree(args):
     """Show the search tree of one ProsQA problem, and the frontier over many."""
     probe = probe_of(args, "prosqa")
-    example_of(args, probe)
-    one, many = graphs.tree(probe, args.index), graphs.frontier(probe)
+    one, many = graphs.tree(probe, example_of(args, probe)), graphs.frontier(probe)
     print(f"{one['question']}\nanswer: {one['answer']}\n")
     after = [f"after {k}" for k in range(probe.k + 1)]
     print_table(["node", "hops", "height", "leads to", "on a shortest way", *after], [
@@ -229,7 +231,8 @@ def superposition(args):
     probe = probe_of(args, "prosqa")
     example = example_of(args, probe)
     result = graphs.superposition(probe)
-    one = graphs.beside_graph(example, graphs.cosines(probe, probe.examples)[args.index])
+    values, = graphs.cosines(replace(probe, examples=[example]))
+    one = graphs.beside_graph(example, values)
     print_rows(result)
     keep(args, superposition=result, cosines=one)
 

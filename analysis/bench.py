@@ -112,7 +112,7 @@ def peak_megabytes(way, stage, args):
 
 
 def most_megabytes(device):
-    """The most memory that this process has ever held."""
+    """The most memory that this process has ever held; on a GPU since its last reset."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with open("/proc/self/status") as file:  # the kernel's high-water mark, in kB

@@ -123,19 +123,20 @@ def spread(rows):
 def tree(result):
     """The graph once for every number of thoughts that leaves a node in mind; a node is the darker
     the likelier it is named next."""
-    titles = ["after 0 thoughts", "after 1 thought"] + [f"after {k} thoughts" for k in range(2, 99)]
-    return graph(result, titles, 0.05, 1, "a number is how likely the node is named next")
+    return graph(result, lambda k: f"after {k} thought{'' if k == 1 else 's'}", 0.05, 1,
+                 "a number is how likely the node is named next")
 
 
 def cosines(result):
     """The graph once for every thought; a node is the darker the nearer its name's embedding."""
-    titles = [f"thought {k}" for k in range(1, 99)]
-    return graph(result, titles, 0.2, 0.5, "a number is the cosine of the thought with the name")
+    return graph(result, lambda k: f"thought {k + 1}", 0.2, 0.5,
+                 "a number is the cosine of the thought with the name")
 
 
-def graph(result, titles, least, darkest, meaning):
-    """The graph of graphs.beside_graph once for each of its nodes' values, if that of some node is
-    above `least`; so are those shown of the nodes that cannot be reached. Darker is higher."""
+def graph(result, title, least, darkest, meaning):
+    """The graph of graphs.beside_graph once for the k-th values of its nodes, with title(k), if one
+    of them is above `least`. Nodes that cannot be reached are left out if none of theirs is. A node
+    is the darker the higher its value, and darkest from `darkest` on."""
     place, rows = {result["root"]: (0, 0)}, {}
     farthest = max(node["hops"] or 0 for node in result["nodes"])
     shown = [node for node in result["nodes"]
@@ -163,7 +164,7 @@ def graph(result, titles, least, darkest, meaning):
                        ha="center", va="center", color="white" if value > 0.5 else "black",
                        bbox={"boxstyle": "round", "facecolor": (1 - value, 1 - 0.6 * value, 1),
                              "edgecolor": "C2" if node["optimal"] else "0.75", "linewidth": 2})
-        panel.set_title(titles[k], loc="left")
+        panel.set_title(title(k), loc="left")
         panel.set(xlim=(-0.3, farthest + 0.6), ylim=(most / 2, -most / 2))
     figure.supxlabel(f"one column a hop from {result['root']}; green: on a shortest way to "
                      f"{result['target']};\n{meaning}")

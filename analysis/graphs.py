@@ -43,9 +43,8 @@ def node_values(probe, examples, k):
     return values
 
 
-def tree(probe, index):
+def tree(probe, example):
     """The values of all nodes of one problem after 0, 1, .. thoughts, as beside_graph has them."""
-    example = probe.examples[index]
     steps = [node_values(probe, [example], k)[0] for k in range(probe.k + 1)]
     return beside_graph(example, {node: [step[node] for step in steps] for node in steps[0]})
 
@@ -91,11 +90,12 @@ def frontier(probe):
     return result
 
 
-def cosines(probe, examples):
-    """[{node: [its embedding's cosine with each thought]}, ..]. ValueError for longer names."""
+def cosines(probe):
+    """[{node: [its embedding's cosine with each thought]}, ..] of the problems. ValueError if a
+    name has several tokens."""
     table = F.normalize(probe.model.wte.weight, dim=-1)
     found = []
-    for example, thoughts in zip(examples, F.normalize(probe.thoughts(probe.k), dim=-1)):
+    for example, thoughts in zip(probe.examples, F.normalize(probe.thoughts(probe.k), dim=-1)):
         concepts = Graph(example).concepts
         ids = [probe.enc.encode_ordinary(" " + node) for node in concepts]
         longer = [node for node, some in zip(concepts, ids) if len(some) > 1]
@@ -111,7 +111,7 @@ def superposition(probe):
     """Mean cosine of each thought with the embeddings of nodes: those that cannot be reached, those
     that can within the thought's number of hops, those at just that many (the frontier), and those
     on a shortest way at that distance. Needs names of one token. Source: arXiv 2505.12514."""
-    graphs, found = [Graph(e) for e in probe.examples], cosines(probe, probe.examples)
+    graphs, found = [Graph(e) for e in probe.examples], cosines(probe)
     rows = []
     for k in range(probe.k):
         distance = k if probe.names else k + 1  # the first of the names is that of the root

@@ -114,18 +114,19 @@ def retry(probe, most, seed=0):
     accuracy if one is tossed for these; tokens: of all tries."""
     def names_none(i):
         *_, options = read_question(probe.examples[i].question)
-        return written[i].split(" ")[-1].rstrip(".") not in options
+        return written[i][0].split(" ")[-1].rstrip(".") not in options
 
     n, tokens, rows = len(probe.examples), 0, []
-    written = [""] * n
+    written = [("", 0)] * n  # (text, tokens) of each problem's last try
     for tries in range(most + 1):
         left = [i for i in range(n) if names_none(i)]
         if left:
             again = replace(probe, examples=[probe.examples[i] for i in left])
             with by_chance(probe.model, seed + tries) if tries else nullcontext():
-                for i, (text, length) in zip(left, again.written(probe.k)):
-                    written[i], tokens = text, tokens + length + probe.k
-        right = probe.right([(text, None) for text in written])
+                for i, answer in zip(left, again.written(probe.k)):
+                    written[i] = answer
+                    tokens += answer[1] + probe.k
+        right = probe.right(written)
         neither = mean(map(names_none, range(n)))
         rows.append({"retries": tries, **accuracy_of(right), "neither": neither,
                      "with a coin": mean(right) + neither / 2, "tokens": tokens / n})

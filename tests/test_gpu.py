@@ -4,6 +4,7 @@ import torch
 
 import train as training
 from conftest import tiny_gpt
+from harness.settings import Settings
 from harness.start import load_run
 from model import first_predicting, generate, supervised_loss, think
 from sample import evaluate
@@ -70,10 +71,9 @@ def test_a_run_that_moves_from_a_gpu_to_a_cpu_and_back_is_not_the_one_that_staye
 def test_a_model_that_a_gpu_has_trained_answers_otherwise_on_a_cpu(tmp_path):
     training.main([*PROSQA, *TINY, *STAGES, "--device", "cuda", "--out_dir", str(tmp_path)])
     ckpt, model, enc = load_run(tmp_path / "ckpt.pt", "cpu")
-    s = training.parse([*PROSQA, *TINY])
-    test = load_splits("generated", "prosqa", {"nodes": s["nodes"], "steps": "names"}, 0, 0, 1, 1,
-                       20)[2]
-    c = training.settings_of_resumed_run({"out_dir": str(tmp_path), "task": "prosqa"}).curriculum()
-    there, here = (evaluate(model.to(device), test, 3, c, enc, 8, 20) for device in ("cpu", "cuda"))
+    s = Settings(**ckpt["settings"])
+    test = load_splits(s.data, s.task, s.size(), 0, s.seed, 1, 1, 20)[2]
+    there, here = (evaluate(model.to(device), test, 3, s.curriculum(), enc, 8, 20)
+                   for device in ("cpu", "cuda"))
     assert there["loss"] == pytest.approx(here["loss"], rel=1e-4)
     assert there["right"] == here["right"]
