@@ -55,17 +55,17 @@ def test_a_run_on_a_gpu_is_no_run_or_learns_other_things_than_on_a_cpu(tmp_path,
 
 
 def test_a_run_that_moves_from_a_gpu_to_a_cpu_and_back_is_not_the_one_that_stayed(tmp_path):
-    args = [*PROSQA, *TINY, *STAGES, "--dropout", "0.1"]
+    args = [*PROSQA, *TINY, *STAGES]
     stayed, moved = tmp_path / "stayed", tmp_path / "moved"
-    training.main([*args, "--device", "cuda", "--out_dir", str(stayed)])
+    training.main([*args, "--device", "cuda", "--max_steps", "12", "--out_dir", str(stayed)])
     training.main([*args, "--device", "cuda", "--max_steps", "4", "--out_dir", str(moved)])
     for device, last in (("cpu", 8), ("cuda", 12)):
         training.main([*args, "--resume", "--device", device, "--max_steps", str(last),
                        "--out_dir", str(moved)])
-    assert weights(moved)["run"]["step"] == weights(stayed)["run"]["step"] == 12
-    assert lines(moved)[-1]["stage"] == lines(stayed)[-1]["stage"]
-    for name, theirs in weights(stayed)["model"].items():  # dropout's draws were others
-        assert (weights(moved)["model"][name] - theirs).norm() < 0.1 * theirs.norm(), name
+    assert lines(moved)[-1]["step"] == 12
+    for theirs, ours in zip(lines(stayed)[1:], lines(moved)[1:], strict=True):
+        for name in theirs.keys() & {"stage", "step", "train_loss", "val_loss", "test_loss"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
 def test_a_model_that_a_gpu_has_trained_answers_otherwise_on_a_cpu(tmp_path):
