@@ -80,6 +80,7 @@ def sizes(rows, name):
         for row in line:
             panel.plot([row["size"]] * len(row["seeds"]), [100 * seed for seed in row["seeds"]],
                        linestyle="", markersize=3, alpha=0.5, **style)
+    rows.sort(key=lambda row: len(row["seeds"]))  # the guess of the row with the most problems
     guesses = {row["size"]: 100 * row["guess"] for row in rows}
     panel.plot(*zip(*sorted(guesses.items())), color="C3", linestyle="-.", label="best guess")
     panel.set(xlabel=f"{name} (small: each seed; bars: 95 % interval over problems)",

@@ -114,12 +114,16 @@ def test_the_table_of_formats_differs_from_the_logs(row, name):
         assert cell == " ".join(f"{100 * test:.1f}" for test in tests)
 
 
-@pytest.mark.parametrize("nodes", [8, 12, 16, 20, 28])
-def test_the_table_of_thoughts_against_words_differs_from_the_logs(nodes):
-    line, = re.findall(rf"^\| {nodes} \|.* to .*", PAGES[ROOT / "docs" / "words.md"], re.M)
-    coconut, cot = ([str(ROOT / "results" / "words" / f"nodes{nodes}-{method}-seed{seed}.jsonl")
-                     for seed in range(3)] for method in ("coconut", "cot"))
-    _, _, *means, difference, interval, guess = line.strip("| ").split(" | ")
+@pytest.mark.parametrize("layers, nodes", [(2, 8), (2, 12), (2, 16), (2, 20), (2, 28), (4, 16),
+                                           (4, 20)])
+def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(layers, nodes):
+    page = PAGES[ROOT / "docs" / "words.md"]
+    rows = re.findall(rf"^\| {layers} \| {nodes} \| (.*) \|$", page, re.M)
+    (_, *means, difference, interval, guess), again, _ = (row.split(" | ") for row in rows)
+    folder, depth = ROOT / "results" / "words", "-layers4" if layers == 4 else ""
+    names = {method: [f"nodes{nodes}{depth}-{method}-seed{seed}" for seed in range(3)]
+             for method in ("coconut", "cot")}
+    coconut, cot = ([str(folder / f"{name}.jsonl") for name in names[m]] for m in names)
     for told, logs in zip(means, (coconut, cot), strict=True):
         tests = [100 * read_metrics(log)[2]["test_accuracy"] for log in logs]
         assert told == f"{mean(tests):.1f} ± {stdev(tests):.1f}"
@@ -127,6 +131,16 @@ def test_the_table_of_thoughts_against_words_differs_from_the_logs(nodes):
     if nodes < 20:  # larger graphs take long to draw
         guesses = [best_guess(s, result) for s, _, result in map(read_metrics, cot)]
         assert guess == f"{100 * mean(guesses):.1f}"
+
+    def measured(method, tries, what):
+        files = [folder / "retry" / f"{name}.json" for name in names[method]]
+        return mean(json.loads(file.read_text())["retry"]["rows"][tries][what] for file in files)
+
+    shares = [("coconut", 0, "with a coin"), ("cot", 0, "with a coin"), ("cot", 0, "neither"),
+              ("cot", 2, "accuracy"), ("cot", 4, "accuracy")]
+    tokens = [("coconut", 0, "tokens"), ("cot", 4, "tokens")]
+    assert again == [*(f"{100 * measured(*share):.1f}" for share in shares),
+                     *(f"{measured(*count):.1f}" for count in tokens)]
 
 
 @pytest.mark.parametrize("name", ["prontoqa", "prosqa-balanced"])
