@@ -116,7 +116,8 @@ def fitting(examples, enc, c, block_size):
 
     kept = [example for example in examples if length(example) <= block_size]
     if not kept:
-        raise ValueError(f"no problem fits into {block_size} tokens: give more by --block_size")
+        raise ValueError(f"no problem fits into {block_size} tokens: a model from scratch can have "
+                         "more by --block_size")
     if len(kept) < len(examples):
         print(f"left out {len(examples) - len(kept)} of {len(examples)} problems: they need more "
               f"than the {block_size} tokens of --block_size")

@@ -68,6 +68,11 @@ def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=Non
     return [written[i] for i in range(len(prompts))]
 
 
+def checksum(examples):
+    """Tells whether two runs were tested on the same Examples."""
+    return f"{zlib.crc32(repr([example.question for example in examples]).encode()):08x}"
+
+
 @torch.no_grad()
 def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
     """{loss, accuracy, tokens, seconds, n, right, problems} of Examples at a stage of Curriculum c.
@@ -78,7 +83,7 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
     run.py:440-480, there one problem at a time."""
     model.eval()
     n, marks = len(examples), markers_of(enc)
-    problems = f"{zlib.crc32(repr([example.question for example in examples]).encode()):08x}"
+    problems = checksum(examples)
     order = share(sorted(range(n), key=lambda i: len(examples[i].question)))
     examples = [examples[i] for i in order]
     nats = learned = 0

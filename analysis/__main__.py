@@ -119,11 +119,14 @@ def shortcuts(args):
 
 
 def accuracy(args):
-    """Print a run's accuracy on other problems, at the stage that it has reached: by the number of
-    their steps; by what it writes, for ProsQA; and apart for the problems in which a shortcut is
-    right, silent and wrong: a model that uses none has no gap."""
+    """Print a run's accuracy at the stage that it has reached, and what it depends on.
+
+    By the number of steps of a problem; by what the model writes, for ProsQA; and apart for the
+    problems in which a shortcut is right, silent and wrong: a model that uses none has no gap."""
     probe = thoughts.load_probe(args.run, args.data, device=args.device)
-    if args.hops:
+    if args.hops is not None:
+        if probe.task != "prontoqa":
+            raise ValueError(f"--hops is for prontoqa, the run of {probe.task}")
         probe.examples = [last_hops(example, args.hops) for example in probe.examples]
     written = probe.written(probe.k)
     right = probe.right(written)
@@ -156,6 +159,9 @@ def probe_of(args, *tasks, needs_thoughts=True):
         raise ValueError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")
     if needs_thoughts and METHODS[probe.c.method].fill != "thought":
         raise ValueError(f"a run of {probe.c.method} has no thoughts to look at")
+    if args.command in ("tree", "superposition") and probe.c.c_thought > 1:
+        raise ValueError(f"{args.command} takes a thought for a hop, but the run has "
+                         f"{probe.c.c_thought} for each step")
     return probe
 
 
@@ -291,7 +297,7 @@ def main(argv=None):
             sub.add_argument("--hops", type=int, help="ProntoQA: only the last hops of a problem")
             continue
         sub.add_argument("--n", type=int, help="problems to look at (default: all)")
-        sub.add_argument("--out", help="write OUT.json and a picture OUT.png")
+        sub.add_argument("--out", help="write OUT.json, and OUT.png if there is a picture")
         if function is sweep:
             sub.add_argument("--most", type=int, help="thoughts (default: as the run had at last)")
         if function is retry:

@@ -28,8 +28,9 @@ from analysis.bench import matmul_flops, now, step_flops
 from analysis.runs import print_table
 from curriculum import build, last_stage, parts_of_epoch, stage_at
 from data import batches, collate, count_learned, encode, markers_of
+from harness.ranks import micro_batches
 from harness.settings import complete, parse
-from harness.start import start
+from harness.start import saved_settings, start
 from model import first_predicting, supervised_loss, think
 from sample import evaluate
 
@@ -53,19 +54,22 @@ def measure(s):
 
     def step(batch):
         """Returns the FLOPs that it needs."""
-        with timed("tokens"):
-            tensors = ids, targets, thought, real = collate(batch, marks.thought, device)
-        with timed("forward"), torch.autocast(torch.device(device).type, torch.bfloat16,
-                                              enabled=s.dtype == "bfloat16"):
-            hidden = think(model, ids, thought, real, since=first_predicting(targets))
-            loss = supervised_loss(model, hidden, targets) / count_learned(batch)
-        with timed("backward"):
-            loss.backward()
+        flops = 0
+        for rows in micro_batches(batch, s.micro_batch):
+            with timed("tokens"):
+                tensors = ids, targets, thought, real = collate(rows, marks.thought, device)
+            with timed("forward"), torch.autocast(torch.device(device).type, torch.bfloat16,
+                                                  enabled=s.dtype == "bfloat16"):
+                hidden = think(model, ids, thought, real, since=first_predicting(targets))
+                loss = supervised_loss(model, hidden, targets) / count_learned(batch)
+            with timed("backward"):
+                loss.backward()
+            flops += step_flops(model, tensors)
         with timed("optimizer"):
             torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or torch.inf)
             optimizer.step()
             optimizer.zero_grad()
-        return step_flops(model, tensors)
+        return flops
 
     lines = []
     for stage in range(stage_at(0, c), last_stage(c) + 1):
@@ -75,6 +79,9 @@ def measure(s):
         with timed("tokens"):
             sequences = [build(encode(example, enc), stage, c, marks) for example in examples]
             epoch_batches = batches(sequences, s.batch_size, random.Random(0))
+        if len(epoch_batches) <= WARM_UP:
+            raise ValueError(f"{len(examples)} training problems make {len(epoch_batches)} "
+                             f"batches, but {WARM_UP + 1} are needed: lower --batch_size")
         per_epoch = {part: 1e3 * t / len(epoch_batches) for part, t in seconds.items()}
 
         model.train()
@@ -103,7 +110,8 @@ def measure(s):
 
 def main(argv=None):
     try:
-        lines = measure(complete(parse(argv)))
+        given = parse(argv)
+        lines = measure(complete(given, saved_settings(given.get("init", "scratch"))))
     except ValueError as error:
         raise SystemExit(f"parts: {error}")
     print()

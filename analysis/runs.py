@@ -6,6 +6,7 @@ from statistics import mean, pstdev, stdev
 from curriculum import METHODS
 from harness.settings import label, read_settings
 from harness.start import tested_problems
+from sample import checksum
 from tasks.common import shortcut_accuracy
 
 
@@ -146,10 +147,13 @@ def best_guess(s, result):
 
 def problems_of_log(s, result):
     """The Examples that a run was tested on. ValueError if some were too long for it, as a log does
-    not tell which."""
+    not tell which, or if a file holds others by now."""
     test = tested_problems(s)
     if len(test) != result["test_n"]:
         raise ValueError(f"the run of {s.method} on {s.task} with seed {s.seed} was tested on "
                          f"{result['test_n']} of {len(test)} problems; `accuracy` compares it with "
                          "the rules on just those, by its checkpoint")
+    if result.get("test_problems", checksum(test)) != checksum(test):
+        raise ValueError(f"the run of {s.method} on {s.task} with seed {s.seed} was tested on "
+                         f"other problems than {s.data} has now")
     return test

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from analysis.runs import checkpoint_of
-from curriculum import Curriculum, n_thoughts
+from curriculum import METHODS, Curriculum, n_thoughts
 from data import line_of
 from harness.settings import Settings
 from harness.start import load_run, pick_device, problems_that_fit
@@ -101,10 +101,13 @@ def sweep(probe, most):
 
 
 def categories(probe, written):
-    """The shares of CATEGORIES among written answers; none for another task than ProsQA."""
+    """The shares of CATEGORIES among written answers; none for problems that are not ProsQA's."""
     if probe.task != "prosqa":
         return {}
-    count = Counter(category(e, text) for (text, _), e in zip(written, probe.examples))
+    try:
+        count = Counter(category(e, text) for (text, _), e in zip(written, probe.examples))
+    except ValueError:  # somebody's own problems, in other words
+        return {}
     return {name: count[name] / len(written) for name in CATEGORIES}
 
 
@@ -117,6 +120,7 @@ def retry(probe, most, seed=0):
         return written[i][0].split(" ")[-1].rstrip(".") not in options
 
     n, tokens, rows = len(probe.examples), 0, []
+    thoughts = probe.k * (METHODS[probe.c.method].fill == "thought")  # pauses are not counted
     written = [("", 0)] * n  # (text, tokens) of each problem's last try
     for tries in range(most + 1):
         left = [i for i in range(n) if names_none(i)]
@@ -125,7 +129,7 @@ def retry(probe, most, seed=0):
             with by_chance(probe.model, seed + tries) if tries else nullcontext():
                 for i, answer in zip(left, again.written(probe.k)):
                     written[i] = answer
-                    tokens += answer[1] + probe.k
+                    tokens += answer[1] + thoughts
         right = probe.right(written)
         neither = mean(map(names_none, range(n)))
         rows.append({"retries": tries, **accuracy_of(right), "neither": neither,

@@ -21,8 +21,8 @@ def write_whole(path, mode, write):
         if isinstance(error.__context__, OSError):  # torch.save hides it behind an error of its own
             error = error.__context__
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(f"cannot write {path} ({reason}): what it held before is still there; make "
-                      "room, and --resume the run") from None
+        raise OSError(f"cannot write {path} ({reason}): what it held before is still there; once "
+                      "the reason is gone, try again (a run of train.py by --resume)") from None
 
 
 def read_torch(path):

@@ -155,8 +155,8 @@ def parse(argv=None):
     tables = [[defaults(task, scratch) for task in TASKS] for scratch in (True, False)]
     for f in fields(Settings):
         text, default = f.metadata["help"], argparse.SUPPRESS  # leaves out what was not typed
-        rows = [[str(table[f.name]) for table in row if not callable(table.get(f.name, callable))]
-                for row in tables]
+        rows = [[str(table[f.name]) for table in row
+                 if f.name in table and not callable(table[f.name])] for row in tables]
         if any(rows):
             rows = [row if len(set(row)) > 1 else row[:1] for row in rows]  # say it once
             text += f" [{' | '.join(', '.join(row) or '-' for row in rows)}]"

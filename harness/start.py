@@ -95,7 +95,9 @@ def start(s):
 
     def fit(examples):
         return fitting(examples, enc, s.curriculum(), model.config.block_size)
-    return (lambda epoch: fit(drawn(epoch)), fit(valid), fit(test)), model, enc, optimizer, run
+    fixed = None if s.generated else fit(drawn(0))  # generated ones are new in every epoch
+    return ((lambda epoch: fixed or fit(drawn(epoch)), fit(valid), fit(test)),
+            model, enc, optimizer, run)
 
 
 def pick_device(name):
@@ -177,8 +179,9 @@ def load_gpt2(source, dropout=0.0):
 
 
 def tested_problems(s, source=None):
-    """The Examples that a run of these Settings is tested on, or those of another source: 500 if
-    they are generated, the test split if they come from files, and all of another single file."""
+    """The Examples that a run of these Settings is tested on, or those of another source: as many
+    if both are generated, or both come from files; else 500 generated ones, or the whole test
+    split. Of another single file it is all of them."""
     source = source or s.data
     if os.path.isfile(source) and not (os.path.exists(s.data) and os.path.samefile(source, s.data)):
         if not (s.generated or s.data == "official" or os.path.exists(s.data)):
@@ -187,7 +190,9 @@ def tested_problems(s, source=None):
         return unrepeated(read_examples(source), [], source)
     new = source in GENERATED
     n_test = s.n_test if new == s.generated else 500 if new else 0
-    return load_splits(source, s.task, s.size(), False, s.seed, 1, 1, n_test)[2]
+    _, _, test = load_splits(source, s.task, s.size(), grow=0, seed=s.seed, n_train=1, n_valid=1,
+                             n_test=n_test)
+    return test
 
 
 def problems_that_fit(s, model, enc, source=None):

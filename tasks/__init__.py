@@ -1,13 +1,14 @@
 """
-The tasks, one file each. Everything that is known of one task alone stands in its file.
+The tasks, one file each: how its problems are drawn, guessed, and read from files.
 
 A new task is a new file here, and its name in the line below. The file has to hold
 
     SIZES          {name: Size}, the options that say how large a generated problem is
     draw           (rng, **sizes) -> the skeleton of a problem, a tuple: a graph, say, or a story
     word           (rng, *skeleton) -> its record {"question", "steps", "answer"}, in random words
-    SCRATCH        {setting: value} where this task differs from harness/settings.py's SCRATCH; at
-                   least max_latent_stage, the most steps of a problem (or a function of the sizes)
+    SCRATCH        {setting: value} where this task differs from the first column of DEFAULTS in
+                   harness/settings.py; at least max_latent_stage, the most steps of a problem (or
+                   a function of the sizes)
 
 and may hold
 
@@ -15,6 +16,7 @@ and may hold
     BALANCED       True if draw takes `balanced`, for problems whose answer no rule can guess
     GROWS          True if draw takes `growth`, from 0 for the easiest problems to 1 for all sizes
     OFFICIAL       {file name: (url, SHA-256 or None)} of the released files
+    NO_OFFICIAL    a sentence that says what to do, as there are none
     guesses        question -> {rule: the answer it bets on, or None if it has no opinion}
 """
 from importlib import import_module

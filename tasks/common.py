@@ -10,6 +10,7 @@ import json
 import os
 import random
 import zlib
+from http.client import HTTPException
 from statistics import mean
 from tempfile import TemporaryDirectory
 from urllib.request import urlretrieve
@@ -214,7 +215,10 @@ def download(url, path, sha256=None):
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     with TemporaryDirectory(dir=folder) as scratch:
-        part, _ = urlretrieve(url, os.path.join(scratch, "part"))
+        try:
+            part, _ = urlretrieve(url, os.path.join(scratch, "part"))
+        except HTTPException as error:  # no HTTP, or cut short
+            raise OSError(f"{type(error).__name__} {error}") from None
         with open(part, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
         if sha256 not in (None, digest):

@@ -155,8 +155,9 @@ def last_hops(example, hops):
     if example.steps[-1][-1] != ".":
         raise ValueError("--hops is for problems whose steps are sentences, not names")
     start = len(example.steps) - 1 - hops
-    if start < 0:
-        raise ValueError(f"--hops {hops} is more than the {len(example.steps) - 1} of a problem")
+    if hops < 1 or start < 0:
+        raise ValueError(f"--hops must be 1 to {len(example.steps) - 1}, as many as a problem has "
+                         f"(got {hops})")
     chain = [concepts(step)[0] for step in example.steps[:-1]]
     facts = [step.split(". ")[0] for step in example.steps]  # what the proof concludes, in order
     sentences = [facts[start] if sentence == facts[0] else sentence

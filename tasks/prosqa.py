@@ -157,9 +157,14 @@ def word(rng, edges, path, distractor, steps):
 
 
 def read_question(question):
-    """([(parent, child), ..], who is asked about, [the two options]) of a ProsQA question."""
+    """([(parent, child), ..], who is asked about, [the two options]) of a ProsQA question.
+    ValueError if it is worded otherwise."""
     edges = re.findall(r"(\w+) is a (\w+)\.", question)
-    entity, *options = re.search(r"Is (\w+) a (\w+) or (\w+)\?$", question).groups()
+    asked = re.search(r"Is (\w+) a (\w+) or (\w+)\?$", question)
+    if not asked:
+        raise ValueError(f"{question[-40:]!r} does not end as ProsQA's questions do: Is Max a apus "
+                         "or bpus?")
+    entity, *options = asked.groups()
     return edges, entity, options
 
 
@@ -202,7 +207,7 @@ def distances(node, neighbors):
 
 
 class Graph:
-    """A ProsQA problem, read off its text. A node is its name."""
+    """A ProsQA problem, read off its text. A node is its name. ValueError for another wording."""
 
     def __init__(self, example):
         edges, self.root, self.options = read_question(example.question)
@@ -210,7 +215,9 @@ class Graph:
         for parent, child in edges:
             self.children.setdefault(parent, []).append(child)
         self.concepts = sorted({child for _, child in edges})  # all but the entities
-        self.target = re.search(r"(\w+)\.$", example.answer)[1]
+        self.target = example.answer.split(" ")[-1].rstrip(".")
+        if self.target not in self.concepts:
+            raise ValueError(f"the answer {example.answer!r} names none of the problem's concepts")
 
     def below(self, node):
         """{node: hops to it} of all that can be reached."""

@@ -17,7 +17,7 @@ from conftest import ROOT
 from harness.settings import Settings, complete, label
 from harness import start
 from harness.start import load_run
-from sample import evaluate
+from sample import checksum, evaluate
 from tasks import gsm8k, prontoqa, prosqa
 from tasks.common import load_splits, problems, read_examples, shortcut_accuracy
 from tasks.record import Example
@@ -219,6 +219,20 @@ def test_problems_in_other_words_than_the_tasks_end_in_a_traceback(tiny_run, tmp
         assert "5 problems" in out and out.count("no rule applies") == 1
 
 
+def test_a_file_that_the_commands_for_prosqa_cannot_read_ends_in_a_traceback(tmp_path, capsys):
+    path, run = tmp_path / "own.json", str(ROOT / "results" / "prosqa.pt")
+    own = {"question": "What is 0 plus one?", "steps": [], "answer": "one."}
+    path.write_text(json.dumps([own]))
+    analyze.main(["accuracy", run, "--data", str(path)])
+    assert "no rule applies" in capsys.readouterr().out
+    for command in ("retry", "tree", "superposition"):
+        with pytest.raises(SystemExit, match="'What is 0 plus one\\?' does not end as ProsQA's"):
+            analyze.main([command, run, "--data", str(path)])
+    for hops in ("0", "1"):
+        with pytest.raises(SystemExit, match="--hops is for prontoqa, the run of prosqa"):
+            analyze.main(["accuracy", run, "--hops", hops])
+
+
 def test_a_run_is_tested_on_no_or_few_problems_of_another_source(tmp_path):
     folder = tmp_path / "files"
     folder.mkdir()
@@ -306,10 +320,12 @@ def test_a_bar_of_the_picture_has_another_length_than_the_runs_accuracy(monkeypa
 def test_a_point_over_the_size_of_problems_lies_elsewhere_or_mixes_sizes(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr("analysis.draw.sizes", lambda *given: drawn.append(given) or Nothing())
-    logs = [write_run(tmp_path / f"{nodes}-{method}-{seed}", right, task="prosqa", nodes=nodes,
-                      method=method, seed=seed, n_test=4)
-            for method, seed, nodes, right in [("cot", 0, 9, "1110"), ("cot", 1, 9, "1000"),
-                                               ("cot", 0, 12, "0010"), ("coconut", 0, 9, "1111")]]
+    logs = []
+    for method, seed, nodes, right in [("cot", 0, 9, "1110"), ("cot", 1, 9, "1000"),
+                                       ("cot", 0, 12, "0010"), ("coconut", 0, 9, "1111")]:
+        given = {"task": "prosqa", "nodes": nodes, "method": method, "seed": seed, "n_test": 4}
+        asked = checksum(start.tested_problems(complete(given)))
+        logs.append(write_run(tmp_path / f"{nodes}-{method}-{seed}", right, asked, **given))
     analyze.main(["sizes", *logs, "--out", str(tmp_path / "picture.png")])
     (rows, name), = drawn
     assert name == "nodes" and {(row["method"], row["size"]): (row["accuracy"], row["seeds"])
@@ -317,6 +333,9 @@ def test_a_point_over_the_size_of_problems_lies_elsewhere_or_mixes_sizes(monkeyp
         ("cot", 9): (0.5, [0.75, 0.25]), ("cot", 12): (0.25, [0.25]), ("coconut", 9): (1, [1])}
     with pytest.raises(SystemExit, match="must differ in one size"):
         analyze.main(["sizes", *logs[:2]])
+    changed = write_run(tmp_path / "changed", "1110", "p0", task="prosqa", n_test=4)
+    with pytest.raises(SystemExit, match="was tested on other problems than generated has now"):
+        analyze.main(["shortcuts", changed])
 
 
 class Nothing:

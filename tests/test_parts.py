@@ -1,8 +1,12 @@
 """The parts of a step that analysis.parts times add up to it, at every stage."""
+import json
+
 import pytest
 
 from analysis import parts
+from conftest import ROOT
 from harness.settings import complete, parse
+from tasks.common import problems
 
 TINY = ("--n_layer 1 --n_head 2 --n_embd 16 --n_train 64 --n_valid 4 --n_test 4 --batch_size 4 "
         "--device cpu").split()
@@ -24,6 +28,23 @@ def test_a_part_or_a_stage_is_missing(capsys, options, stages):
     assert whole.startswith(f"a whole run: {16 * s.epochs} steps, ")
 
 
-def test_a_wrong_option_ends_in_a_traceback():
+def test_a_wrong_option_or_too_few_problems_end_in_a_traceback(tmp_path):
     with pytest.raises(SystemExit, match="parts: --hops would change nothing"):
         parts.main(["--task", "gsm8k", "--hops", "3"])
+    path = tmp_path / "few.json"
+    path.write_text(json.dumps(problems("prosqa", 60, 0, nodes=8)))
+    with pytest.raises(SystemExit, match="parts: 54 training problems make 2 batches, but 4 are"):
+        parts.main(["--task", "prosqa", "--data", str(path), *TINY, "--batch_size", "32"])
+
+
+def test_another_run_is_measured_than_the_options_make(monkeypatch):
+    def keep(s):
+        measured.append(s)
+        raise ValueError("that is all")
+
+    measured = []
+    monkeypatch.setattr(parts, "measure", keep)
+    with pytest.raises(SystemExit, match="that is all"):
+        parts.main(["--task", "prosqa", "--init", str(ROOT / "results" / "prosqa.pt")])
+    s, = measured
+    assert (s.nodes, s.steps, s.batch_size) == (8, "names", 32)

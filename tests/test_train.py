@@ -355,7 +355,7 @@ def test_a_run_from_a_checkpoint_is_cut_to_the_other_problems_number():
     (["--batch_size", "0"], "--batch_size must be more than 0"),
     (["--learning_rate", "nan"], "--learning_rate must be more than 0"),
     (["--uniform_prob", "2"], "--uniform_prob is a probability"),
-    (["--block_size", "50"], "no problem fits into 50 tokens: give more by --block_size"),
+    (["--block_size", "50"], "no problem fits into 50 tokens: a model from scratch"),
     (["--resume"], "nothing to resume: there is no"),
 ])
 def test_a_wrong_option_is_accepted_or_gets_a_traceback(tmp_path, args, message, capsys):
@@ -380,6 +380,15 @@ def test_a_run_is_overwritten_or_resumed_as_another_one(tmp_path):
 def test_problems_longer_than_the_block_vanish_silently(tmp_path, capsys):
     train(*PROSQA, *TINY, "--block_size", 50, "--max_steps", 1, "--out_dir", tmp_path)
     assert "problems: they need more than the 50 tokens of --block_size" in capsys.readouterr().out
+
+
+def test_files_whose_training_problems_are_all_too_long_end_in_a_traceback(tmp_path):
+    for split, nodes in (("train", 40), ("valid", 8), ("test", 8)):
+        records = problems("prosqa", 4, 0, split, nodes=nodes)
+        (tmp_path / f"{split}.json").write_text(json.dumps(records))
+    with pytest.raises(SystemExit, match="train.py: no problem fits into 150 tokens"):
+        train("--task", "prosqa", "--data", tmp_path, *TINY, "--block_size", 150,
+              "--out_dir", tmp_path / "out")
 
 
 # ---------------------------------------------------------------------------------------------
