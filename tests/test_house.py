@@ -5,6 +5,9 @@ import shutil
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib import import_module
+
+import pytest
 
 from conftest import ROOT
 
@@ -93,23 +96,29 @@ def test_a_fourth_task_takes_more_than_a_new_file_and_one_line(tmp_path):
     registry = registry.replace(line, line.replace('"gsm8k"', '"gsm8k", "toy"'))
     (tmp_path / "tasks" / "__init__.py").write_text(registry)
 
-    def run(*command):
-        done = subprocess.run([sys.executable, *command], cwd=tmp_path, text=True,
-                              capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def begin(*command):
+        return subprocess.Popen([sys.executable, *command], cwd=tmp_path, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-    out = run("train.py", *"--task toy --largest 50 --device cpu --n_layer 1 --n_head 2 "
-              "--n_embd 16 --n_train 8 --n_valid 4 --n_test 4 --batch_size 4 --epochs 3 "
-              "--max_steps 5 --max_new_tokens 8 --out_dir run".split())
+    def end(process):
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return out
+
+    data = begin("data.py", "toy", "toy.json", "--n", "5", "--largest", "20")  # meanwhile
+    train = begin("train.py", *"--task toy --largest 50 --device cpu --n_layer 1 --n_head 2 "
+                  "--n_embd 16 --n_train 8 --n_valid 4 --n_test 4 --batch_size 4 --epochs 3 "
+                  "--max_steps 5 --max_new_tokens 8 --out_dir run".split())
+    out = end(train)
     assert "stage 2 of coconut: 2 thoughts" in out and "test accuracy" in out
-    assert "thought 2" in run("sample.py", "--ckpt", "run/ckpt.pt", "--index", "0")
-    assert "wrote 5 problems" in run("data.py", "toy", "toy.json", "--n", "5", "--largest", "20")
+    assert "thought 2" in end(begin("sample.py", "--ckpt", "run/ckpt.pt", "--index", "0"))
+    assert "wrote 5 problems" in end(data)
 
 
-def test_a_command_does_not_explain_itself():
-    commands = ["train.py", "sample.py", "data.py", "-m analysis", "-m analysis.bench"]
-    running = [subprocess.Popen([sys.executable, *command.split(), "--help"], cwd=ROOT, text=True,
-                                stdout=subprocess.PIPE) for command in commands]  # side by side
-    for command, process in zip(commands, running):
-        assert "usage" in process.communicate()[0] and process.returncode == 0, command
+@pytest.mark.parametrize("command", ["train", "sample", "data", "analysis.__main__",
+                                     "analysis.bench", "analysis.parts"])
+def test_a_command_does_not_explain_itself(capsys, command):
+    with pytest.raises(SystemExit) as end:
+        import_module(command).main(["--help"])
+    assert "usage" in capsys.readouterr().out and end.value.code == 0
