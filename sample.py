@@ -69,7 +69,7 @@ def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=Non
 
 
 def checksum(examples):
-    """Tells whether two runs were tested on the same Examples."""
+    """A short text that is the same for the same questions, to see that two runs had the same."""
     return f"{zlib.crc32(repr([example.question for example in examples]).encode()):08x}"
 
 

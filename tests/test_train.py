@@ -355,7 +355,8 @@ def test_a_run_from_a_checkpoint_is_cut_to_the_other_problems_number():
     (["--batch_size", "0"], "--batch_size must be more than 0"),
     (["--learning_rate", "nan"], "--learning_rate must be more than 0"),
     (["--uniform_prob", "2"], "--uniform_prob is a probability"),
-    (["--block_size", "50"], "no problem fits into 50 tokens: a model from scratch"),
+    (["--block_size", "50"], "no problem fits into 50 tokens: a model from scratch "
+                              "can have more by --block_size"),
     (["--resume"], "nothing to resume: there is no"),
 ])
 def test_a_wrong_option_is_accepted_or_gets_a_traceback(tmp_path, args, message, capsys):
