@@ -255,6 +255,19 @@ def test_a_training_command_is_refused(command):
     complete(given)
 
 
+@pytest.mark.parametrize("run", ["first", "second"])
+@pytest.mark.parametrize("task", ["prontoqa", "prosqa"])
+def test_a_command_of_an_official_size_has_other_settings_than_its_run(task, run):
+    command, = [command for command in COMMANDS if command.endswith(f"out/{run}-{task}")]
+    given = parse(shlex.split(command))
+    log, = OFFICIAL.glob(f"{task}-{run}-*.jsonl")
+    logged = vars(read_metrics(str(log))[0])
+    if run == "first":  # the second takes from the first what is left out
+        given = vars(complete(given))
+    told = given.keys() - {"out_dir", "init", "resume", "device", "save_every"}
+    assert {name: given[name] for name in told} == {name: logged[name] for name in told}
+
+
 def test_the_readmes_curriculum_differs_from_the_codes():
     shown = re.findall(r"^stage (\d)   (Q .*?)(?: {6,}.*)?$", README, re.M)
     assert shown == re.findall(r"^    stage (\d)   (Q .*)$", curriculum.__doc__, re.M)
