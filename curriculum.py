@@ -17,7 +17,7 @@ have written it.
 The model is never asked to say what a thought stands for: a thought is good if it helps to write
 what is left. The eight methods of the paper's Table 1 differ in two choices: what takes the place
 of steps that are gone, and when they go. At stage 2 of 3, or at their only stage, and with steps of
-one token each, they read (P is a learned pause token):
+one token each, they read (P is a learned pause token; icot removes tokens, not whole steps):
 
     coconut            Q <bot> T T <eot> 3 A
     pause_as_thought   Q <bot> P P <eot> 3 A
@@ -35,12 +35,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 NO_LOSS = -100  # the target where nothing is learned
-ICOT_SMOOTHING = 4.0  # in training icot removes o tokens more with a chance ~ exp(-4 o)
+ICOT_SMOOTHING = 4.0  # in training icot removes o more tokens, with a chance ~ exp(-4 o)
 
 
 class Method(NamedTuple):
     fill: str | None  # between the markers: "thought", "pause"; None: nothing, not even markers
-    steps: str  # how they go: one a "stage", "all" from the start, "none" ever, or by "tokens"
+    steps: str  # when they go: one at each "stage", "all" at once, "none" ever, or by "tokens"
 
 
 METHODS = {
@@ -70,7 +70,7 @@ class Curriculum:
     c_thought: int = 1  # thoughts for each step that is gone
     max_latent_stage: int = 6  # the last stage that adds thoughts
     eot: bool = True  # whether <eot> follows the thoughts
-    extra_stage: bool = False  # one more stage, in which all steps left are dropped (GSM8k)
+    extra_stage: bool = False  # one more stage, in which all steps left are dropped
     epochs_stage_0: int = 5
     epochs_per_stage: int = 5
     uniform_prob: float = 0.0  # chance to train an example at a random stage, 0 .. its steps
@@ -91,8 +91,8 @@ def last_stage(c):
 
 
 def parts_of_epoch(c):
-    """In how many parts an epoch is trained: one, but with icot one for each token that it removes,
-    for a stage of icot is a token removed."""
+    """In how many parts an epoch is trained, each at its own stage: with icot one for each token that
+    it removes, with all other methods one."""
     return c.icot_tokens if METHODS[c.method].steps == "tokens" else 1
 
 
@@ -122,7 +122,7 @@ def prompt(question, k, c, markers):
 
 
 def steps_left(steps, stage, c, rng=None):
-    """The ids of the steps that are still written at this stage; beyond the last, of none."""
+    """The ids of the steps that are still written at this stage; once all are gone, none."""
     if METHODS[c.method].steps == "tokens":
         if stage >= c.icot_all_beyond:
             return []

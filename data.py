@@ -154,10 +154,10 @@ def collate(sequences, thought_id, device="cpu"):
     B, T = len(sequences), max(left + len(ids) for left, (ids, _) in zip(lefts, sequences))
     batch, real = torch.zeros(B, T, dtype=torch.long), torch.zeros(B, T, dtype=torch.bool)
     targets = torch.full((B, T), NO_LOSS)
-    for row, (left, (ids, learned)) in enumerate(zip(lefts, sequences)):
+    for row, (left, (ids, row_targets)) in enumerate(zip(lefts, sequences)):
         columns = slice(left, left + len(ids))
         batch[row, columns] = torch.tensor(ids)
-        targets[row, columns] = torch.tensor(learned)
+        targets[row, columns] = torch.tensor(row_targets)
         real[row, columns] = True
     tensors = batch, targets, (batch == thought_id) & real, real
     if torch.device(device).type == "cuda":  # pinned memory lets the copy run beside the GPU

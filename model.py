@@ -76,7 +76,7 @@ def attend_with_cache(q, k, v, mask, past, dropout):
     for k_later, v_later in later:  # none in the second pass, then one pair
         k, v = torch.cat([k_later, k], dim=2), torch.cat([v_later, v], dim=2)
     scores = torch.cat([q @ k_first.mT, q @ k.mT], dim=3) * q.size(3) ** -0.5
-    p = scores.masked_fill(~mask, -torch.inf).softmax(dim=3)  # (B, n_head, T, all columns)
+    p = scores.masked_fill(~mask, -torch.inf).softmax(dim=3)  # (B, n_head, wanted, all columns)
     p_first, p_later = F.dropout(p, dropout).split([k_first.size(2), k.size(2)], dim=3)
     return p_first @ v_first + p_later @ v, [(k_first, v_first), (k, v)]
 
@@ -180,7 +180,7 @@ class GPT(nn.Module):
         x = self.drop(x + self.wpe(pos))
         present = []
         for i, block in enumerate(self.h):
-            skipped = since if block is self.h[-1] else 0  # a layer above would read them all
+            skipped = since if block is self.h[-1] else 0  # the next layer reads all columns
             x, keys_and_values = block(x, mask, past[i] if past else None, skipped)
             present.append(keys_and_values)
         return self.ln_f(x), present
@@ -239,10 +239,10 @@ def think(model, ids, thought, real, edit=None, return_past=False, since=0):
 
     ids (B, T) long; thought (B, T) bool: True where the input is the hidden state of the column
     before, whatever the id; real (B, T) bool: False on padding, left or right. Rows may differ in
-    all of them. edit: for experiments, a function (k, thoughts) -> thoughts. k counts the thoughts
-    from 0, thoughts (B, C) holds the k-th of every row; a row without one ignores it. return_past:
-    return the cache too, to go on from. since: see GPT.forward. Raises ValueError for a row longer
-    than block_size. Paper section 3; official coconut.py:43-192."""
+    all of them. edit: for experiments, a function (k, thoughts) -> thoughts. k counts the columns
+    of thoughts from 0, thoughts (B, C) holds that of every row; a row without one ignores it.
+    return_past: return the cache too, to go on from. since: see GPT.forward. Raises ValueError for
+    a row longer than block_size. Paper section 3; official coconut.py:43-192."""
     longest = int(real.sum(dim=1).max())
     if longest > model.config.block_size:
         raise ValueError(f"{longest} tokens do not fit into block_size {model.config.block_size}")
@@ -303,7 +303,7 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
     hidden = hidden[torch.arange(B, device=ids.device), last_column]  # (B, C)
     pos = real.sum(dim=1)  # (B,) the position of each row's next token
     last_pos = model.config.block_size - 1
-    room = (last_pos + 2 - pos).clamp(max=max_new_tokens)  # (B,) the last is never fed back
+    room = (last_pos + 2 - pos).clamp(max=max_new_tokens)  # (B,) the last needs no column
 
     new = ids.new_full((B, max_new_tokens), end_id)
     alive = torch.arange(B, device=ids.device)  # the rows that are still computed
@@ -313,7 +313,7 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
         writing = (new[alive] != end_id)[:, :n + 1].all(dim=1) & (n + 1 < room[alive])
         if not writing.any():
             break
-        if 2 * writing.sum() <= len(alive):  # drop the finished, if half are: it copies the cache
+        if 2 * writing.sum() <= len(alive):  # drop finished rows; it copies the cache, so by halves
             alive, token, pos, real = (rows[writing] for rows in (alive, token, pos, real))
             past = [[(k[writing], v[writing]) for k, v in layer] for layer in past]
         real = F.pad(real, (0, 1), value=True)

@@ -54,9 +54,10 @@ def prompts_of(examples, k, c, enc):
 
 @torch.no_grad()
 def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=None):
-    """What the model writes after each prompt, greedily: [(text, length in tokens), ..].
+    """`answers` to any number of prompts, a batch at a time: [(text, length in tokens), ..].
 
-    edit_of: from the indices of a batch's prompts to an `edit` of their thoughts, see think."""
+    edit_of: a function that takes the indices of a batch's prompts and returns an `edit` of their
+    thoughts, as for `think`."""
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
     written = {}
@@ -182,7 +183,7 @@ def ask_checkpoint(args):
     ckpt, model, enc = load_run(path, pick_device(args.device))
     model.eval()
     s = Settings(**ckpt["settings"])
-    print(f"{s.method} on {s.task}, after {ckpt['run']['step']} steps: {path}\n")
+    print(f"{s.method} on {s.task}, after {ckpt['run']['step']} training steps: {path}\n")
     c = s.curriculum()
     k = n_thoughts(ckpt["run"]["stage"], c)
     if args.n_thoughts is not None:
@@ -229,7 +230,7 @@ def count(text):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Ask a trained model, and watch its thoughts.")
     add = parser.add_argument
-    add("--ckpt", help=f"of a run (default: {OWN}, and before there is one results/prosqa.pt)")
+    add("--ckpt", help=f"checkpoint (default: {OWN}, and before there is one results/prosqa.pt)")
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--index", type=count, help="which test problem to ask, from 0")
     one.add_argument("--question", help="your own question")

@@ -6,8 +6,9 @@ Train a model to reason in continuous thoughts: one loop for all tasks and eight
     python train.py --task prosqa --init gpt2 --data official      the paper's recipe, on GPT-2
     python train.py --task prosqa --resume        continue an interrupted run
 
-Each epoch belongs to a stage. With coconut a new stage replaces one more written step by thoughts.
-After every epoch the model answers the validation problems as at test time, greedily.
+Each epoch belongs to a stage; with icot each part of an epoch does. With coconut a new stage
+replaces one more written step by thoughts. After every epoch the model answers the validation
+problems as at test time, greedily.
 
 The loop below is all that learning needs. What a run needs besides is in harness/: its options and
 their defaults (settings.py), how it starts (start.py), and several GPUs (ranks.py). A Keeper
@@ -56,7 +57,7 @@ def train(s, splits, model, enc, optimizer, keeper):
         for stage, batch in keeper.batches(epoch_batches):
             if stage != run.stage:
                 keeper.at_new_stage(stage, examples)
-                if s.reset_optimizer:  # its averages belong to the last stage; as in the paper
+                if s.reset_optimizer:  # its averages are of the stage before; as in the paper
                     optimizer.state.clear()
                     run.stage_step = 0
             nats, learned = 0.0, count_learned(batch)  # summed loss, and its number of tokens
@@ -92,7 +93,7 @@ def main(argv=None):
     try:
         s = (settings_of_resumed_run if given.get("resume") else settings_of_new_run)(given)
         splits, model, enc, optimizer, run = start(s)
-    except ValueError as error:  # a wrong option or file; a later one is a bug
+    except ValueError as error:  # a wrong option or file; a later ValueError is a bug
         raise SystemExit(f"train.py: {error}")
     except KeyboardInterrupt:
         raise SystemExit("train.py: stopped before its first step")
