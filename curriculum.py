@@ -91,8 +91,8 @@ def last_stage(c):
 
 
 def parts_of_epoch(c):
-    """In how many parts an epoch is trained, each at its own stage: with icot one for each token that
-    it removes, with all other methods one."""
+    """In how many parts an epoch is trained, each at its own stage: with icot one for each token
+    that it removes, with all other methods one."""
     return c.icot_tokens if METHODS[c.method].steps == "tokens" else 1
 
 
