@@ -63,7 +63,7 @@ def gpt2_encoding():
         gpt2 = tiktoken.get_encoding("gpt2")
     except Exception as error:  # of whatever type the network raises
         raise ValueError(f"cannot fetch GPT-2's vocabulary ({type(error).__name__}): name a folder "
-                         "that has it in TIKTOKEN_CACHE_DIR, or use --tokenizer word") from None
+                         "that has it in TIKTOKEN_CACHE_DIR") from None
     special = {name: gpt2.n_vocab + i for i, name in enumerate(SPECIAL)}
     return tiktoken.Encoding("gpt2", pat_str=gpt2._pat_str, mergeable_ranks=gpt2._mergeable_ranks,
                              special_tokens=gpt2._special_tokens | special)
@@ -195,6 +195,8 @@ def main(argv=None):
             json.dump(records, file)
     except (ValueError, OSError) as error:
         raise SystemExit(f"data.py: {error}")
+    except KeyboardInterrupt:
+        raise SystemExit(130)
     print(f"wrote {len(records)} problems to {args.out}")
 
 

@@ -298,6 +298,7 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
     filled its block. Official coconut.py:200-262, there for one row and without a cache."""
     assert not (model.training and model.config.dropout), "call model.eval() before generating"
     B, T = ids.shape
+    max_new_tokens = min(max_new_tokens, model.config.block_size)
     hidden, past = think(model, ids, thought, real, edit, return_past=True)
     last_column = (real * torch.arange(T, device=real.device)).argmax(dim=1)
     hidden = hidden[torch.arange(B, device=ids.device), last_column]  # (B, C)

@@ -21,7 +21,8 @@ from curriculum import METHODS, build, n_thoughts, prompt
 from data import collate, count_learned, encode, encode_question, end_of, markers_of
 from harness.ranks import share, total
 from harness.settings import Settings
-from harness.start import load_gpt2, load_run, pick_device, problems_that_fit
+from harness.start import (load_gpt2, load_run, pick_device, problems_that_fit,
+                           saved_settings)
 from model import first_predicting, generate, supervised_loss, think
 from tasks.common import MOST_CHARACTERS
 from tasks.record import is_correct
@@ -191,7 +192,8 @@ def ask_checkpoint(args):
             raise ValueError(f"--n_thoughts: the model was trained as {s.method}, without thoughts")
         k = args.n_thoughts
     most = s.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
-    options = (k, min(args.top, enc.n_vocab), most)
+    top = 4 if args.top is None else min(args.top, enc.n_vocab)
+    options = (k, top, most)
 
     if args.index is not None:
         test = problems_that_fit(s, model, enc)
@@ -211,8 +213,11 @@ def ask_checkpoint(args):
 
 def continue_text(args):
     """Go on with --question as plain text, by a GPT-2 that knows no thoughts."""
-    if not args.question or args.n_thoughts is not None:
-        raise ValueError("--init needs a --question, the text to go on with, and has no thoughts")
+    if not args.question or any(x is not None for x in (args.ckpt, args.n_thoughts, args.top)):
+        raise ValueError("--init needs a --question, the text to go on with, and takes neither "
+                         "--ckpt nor, as there are no thoughts, --n_thoughts and --top")
+    if saved_settings(args.init):
+        raise ValueError(f"{args.init} is a checkpoint of train.py: name it by --ckpt")
     refuse_if_long(args.question)
     model, enc = load_gpt2(args.init)
     model = model.to(pick_device(args.device)).eval()
@@ -235,7 +240,7 @@ def main(argv=None):
     one.add_argument("--index", type=count, help="which test problem to ask, from 0")
     one.add_argument("--question", help="your own question")
     add("--n_thoughts", type=count, help="instead of as many as the run's last stage has")
-    add("--top", type=count, default=4, help="tokens shown for each thought (default: %(default)s)")
+    add("--top", type=count, help="tokens shown for each thought (default: 4)")
     add("--max_new_tokens", type=count, help="most tokens written (default: as in training)")
     add("--init", help="no checkpoint but gpt2 .. gpt2-xl or a file like theirs: plain text")
     add("--device", default="auto", help="auto, cpu, cuda, mps .. (default: %(default)s)")

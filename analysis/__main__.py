@@ -25,6 +25,7 @@ from curriculum import METHODS, NO_LOSS, Curriculum, Markers, build
 from harness.files import write_whole
 from harness.settings import label
 from harness.start import load_run, tested_problems
+from sample import count
 from tasks import SIZES
 from tasks.common import points, shortcut_accuracy
 from tasks.prontoqa import last_hops
@@ -40,34 +41,41 @@ def curve(args):
 
 
 def pooled(runs):
-    """Accuracy of runs that differ in the seed alone, its interval, and the best guess."""
-    n = sum(result["test_n"] for *_, result in runs)
-    right = round(sum(result["test_n"] * result["test_accuracy"] for *_, result in runs))
-    return {"accuracy": right / n, "interval": thoughts.interval(right, n),
+    """Accuracy of runs that differ in the seed alone, its interval, and the best guess. A file has
+    the same problems at every seed, which then count once."""
+    share = mean(result["test_accuracy"] for *_, result in runs)
+    n = sum({s.seed if s.generated else s.data: result["test_n"] for s, _, result in runs}.values())
+    return {"accuracy": share, "interval": thoughts.interval(share * n, n),
             "guess": mean(best_guess(s, result) for s, _, result in runs)}
 
 
 def bars(args):
-    """Draw the accuracy of methods, where a guess helps and where none does, over all seeds."""
+    """Draw the accuracy of methods, where a guess helps and where none does, over all seeds. Only
+    runs of coconut, cot, pause_as_thought and no_cot without other options are drawn."""
     rows = [{"task": task, "data": data, "method": name} | pooled(runs)
-            for (task, _, _, data, name), runs in grouped(args.runs)
-            if name in draw.COLORS]  # a method by itself, with no other option
+            for (task, _, _, data, name), runs in sorted(grouped(args.runs).items())
+            if name in draw.COLORS]
+    if not rows:
+        raise ValueError(f"none of these is a run of {', '.join(draw.COLORS)} without options")
     draw.bars(rows).savefig(args.out)
     print(f"drew {len(rows)} bars to {args.out}")
 
 
 def sizes(args):
     """Draw the accuracy over the one size in which the runs' problems differ, over all seeds."""
-    groups = [runs for _, runs in grouped(args.runs)]
+    groups = [runs for _, runs in sorted(grouped(args.runs).items())]
     differ = [name for name in SIZES if len({getattr(runs[0][0], name) for runs in groups}) > 1]
     if len(differ) != 1:
         raise ValueError(f"the runs must differ in one size, of {', '.join(SIZES)}: they differ in "
                          f"{' and '.join(differ) or 'none'}")
-    rows = []
+    rows, lines = [], set()
     for runs in groups:
         s = runs[0][0]  # what we read of it is alike in all of them
+        lines.add((s.method, s.n_layer, getattr(s, differ[0])))
         rows.append({"method": s.method, "layers": s.n_layer, "size": getattr(s, differ[0]),
                      "seeds": [result["test_accuracy"] for *_, result in runs]} | pooled(runs))
+    if len(lines) < len(rows) or len({runs[0][0].data for runs in groups}) > 1:
+        raise ValueError("besides their size the runs may differ in seed, method and n_layer only")
     draw.sizes(rows, differ[0]).savefig(args.out)
     print(f"drew {len(rows)} points to {args.out}")
 
@@ -167,7 +175,7 @@ def probe_of(args, *tasks, needs_thoughts=True):
 
 def example_of(args, probe):
     """The problem that --index names. ValueError if there is none."""
-    if not 0 <= args.index < len(probe.examples):
+    if args.index >= len(probe.examples):
         raise ValueError(f"--index must be 0 to {len(probe.examples) - 1}")
     return probe.examples[args.index]
 
@@ -296,21 +304,23 @@ def main(argv=None):
         if function is accuracy:
             sub.add_argument("--hops", type=int, help="ProntoQA: only the last hops of a problem")
             continue
-        sub.add_argument("--n", type=int, help="problems to look at (default: all)")
+        sub.add_argument("--n", type=count, help="problems to look at (default: all)")
         sub.add_argument("--out", help="write OUT.json, and OUT.png if there is a picture")
         if function is sweep:
-            sub.add_argument("--most", type=int, help="thoughts (default: as the run had at last)")
+            sub.add_argument("--most", type=count, help="thoughts (default: the run's last number)")
         if function is retry:
-            sub.add_argument("--most", type=int, default=4, help="tries more (default: 4)")
+            sub.add_argument("--most", type=count, default=4, help="tries more (default: 4)")
         if function in (tree, superposition):
-            sub.add_argument("--index", type=int, default=0, help="which problem to draw, from 0")
+            sub.add_argument("--index", type=count, default=0, help="which problem to draw, from 0")
         if function is decode:
-            sub.add_argument("--show", type=int, default=3, help="problems shown (default: 3)")
+            sub.add_argument("--show", type=count, default=3, help="problems shown (default: 3)")
     args = parser.parse_args(argv)
     try:
         args.function(args)
     except (ValueError, OSError) as error:
         raise SystemExit(f"analysis: {error}")
+    except KeyboardInterrupt:
+        raise SystemExit(130)
 
 
 if __name__ == "__main__":

@@ -224,9 +224,22 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
+def check(args):
+    """Raise ValueError for numbers that nothing can be measured with."""
+    for name in ("batch_size", "n_layer", "n_head", "n_embd", "rounds", "problems", "eval_batch"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be more than 0")
+    if args.n_embd % args.n_head or args.n_embd % 2:
+        raise ValueError("--n_embd must be even, and a multiple of --n_head")
+    most = max(args.stages)
+    if min(args.stages) < 0 or args.columns and not most + 12 <= args.columns <= 1024:
+        raise ValueError("--stages must be 0 or more, and --columns at least 12 more, up to 1024")
+
+
 def main(argv=None):
     args = parse(argv)
     try:
+        check(args)
         args.device = str(pick_device(args.device))
         lines, evaluation = measure_steps(args), measure_evaluation(args)
         print_table(lines[0], [[f"{value:{'.2f' if '/' in name else '.0f'}}"
@@ -235,6 +248,8 @@ def main(argv=None):
               "{slow:.2f} one by one, without".format(**evaluation))
     except ValueError as error:
         raise SystemExit(f"bench: {error}")
+    except KeyboardInterrupt:
+        raise SystemExit(130)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def cosines(probe):
         longer = [node for node, some in zip(concepts, ids) if len(some) > 1]
         if longer:
             raise ValueError(f"superposition needs names of one token, but {longer[0]!r} has more: "
-                             "take a run with --tokenizer word")
+                             "take a run with --tokenizer word, and names that it learned from")
         all_cosines = table[[some[0] for some in ids]] @ thoughts.T  # (nodes, k)
         found.append(dict(zip(concepts, all_cosines.tolist())))
     return found

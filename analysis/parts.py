@@ -13,7 +13,7 @@ Where the time of a run goes: milliseconds a step by part, at every stage of its
 
 Beside them: the operations of a step, forward and backward, in GFLOP; how many of these a second
 it reaches; and how many a large matrix product does. A last line adds up the whole run. The model
-is new, and does not know when to stop: it writes as much as the longest solution has.
+has not learned when to stop: it writes as much as the longest solution has.
 """
 import random
 from collections import Counter
@@ -41,10 +41,14 @@ STEPS, WARM_UP = 20, 3  # steps that are timed at each stage, after some that ar
 def measure(s):
     """[{"stage": .., part: ms a step, .., "step": their sum, "steps of a run", "GFLOP" of a step,
     "GFLOP per s", "matmul's"}, ..]."""
+    if s.resume or s.max_steps:
+        raise ValueError("--resume and --max_steps would change nothing: it measures whole runs")
     few = replace(s, n_train=(STEPS + WARM_UP) * s.batch_size) if s.generated else s
     (examples_of_epoch, valid, _), model, enc, optimizer, _ = start(few)
     c, marks, device = s.curriculum(), markers_of(enc), str(model.wte.weight.device)
-    seconds = Counter()
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16,
+                              enabled=s.dtype == "bfloat16")
+    seconds, rng = Counter(), random.Random(0)
 
     @contextmanager
     def timed(part):
@@ -58,8 +62,7 @@ def measure(s):
         for rows in micro_batches(batch, s.micro_batch):
             with timed("tokens"):
                 tensors = ids, targets, thought, real = collate(rows, marks.thought, device)
-            with timed("forward"), torch.autocast(torch.device(device).type, torch.bfloat16,
-                                                  enabled=s.dtype == "bfloat16"):
+            with timed("forward"), autocast:
                 hidden = think(model, ids, thought, real, since=first_predicting(targets))
                 loss = supervised_loss(model, hidden, targets) / count_learned(batch)
             with timed("backward"):
@@ -77,8 +80,8 @@ def measure(s):
         with timed("problems"):  # of an epoch at which they have grown to full size
             examples = examples_of_epoch(s.epochs)
         with timed("tokens"):
-            sequences = [build(encode(example, enc), stage, c, marks) for example in examples]
-            epoch_batches = batches(sequences, s.batch_size, random.Random(0))
+            sequences = [build(encode(example, enc), stage, c, marks, rng) for example in examples]
+            epoch_batches = batches(sequences, s.batch_size, rng)
         if len(epoch_batches) <= WARM_UP:
             raise ValueError(f"{len(examples)} training problems make {len(epoch_batches)} "
                              f"batches, but {WARM_UP + 1} are needed: lower --batch_size")
@@ -91,7 +94,7 @@ def measure(s):
         done = epoch_batches[WARM_UP:WARM_UP + STEPS]
         flops = sum(map(step, done))
         line = {part: 1e3 * seconds[part] / len(done) + per_epoch.get(part, 0) for part in PARTS}
-        with timed("evaluation"):
+        with timed("evaluation"), autocast:
             longest = max(count_learned([sequence]) for sequence in sequences)
             evaluate(model, valid, stage, c, enc, s.micro_batch, longest)
         steps_in_epoch = s.n_train / s.batch_size if s.generated else len(epoch_batches)

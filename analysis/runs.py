@@ -18,9 +18,9 @@ def read_metrics(path):
         with open(path, encoding="utf-8") as file:
             header, *lines = map(json.loads, file)
         s = read_settings(header["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        result = lines.pop() if lines and "test_accuracy" in lines[-1] else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no metrics.jsonl of train.py ({error})") from None
-    result = lines.pop() if lines and "test_accuracy" in lines[-1] else None
     return s, lines, result
 
 
@@ -34,16 +34,19 @@ def print_table(names, rows):
 
 
 def grouped(paths):
-    """[((task, whether not generated, number of the method, data, label), [what read_metrics
-    returns, ..]), ..] in this order: the runs of a group differ in the seed alone."""
+    """{(task, whether not generated, number of the method, data, label): [what read_metrics
+    returns, ..]}: the runs of a group differ in the seed alone, and sorted keys make an order."""
     groups = {}
     for path in paths:
         s, epochs, result = read_metrics(path)
         if result is None:
             raise ValueError(f"{path} has no test results: the run is not done")
         key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))
-        groups.setdefault(key, []).append((s, epochs, result))
-    return sorted(groups.items())
+        runs = groups.setdefault(key, [])
+        if s.seed in (other.seed for other, *_ in runs):
+            raise ValueError(f"{path} is a second run of {label(s)} with seed {s.seed}")
+        runs.append((s, epochs, result))
+    return groups
 
 
 TABLE = ["task", "data", "method", "seeds", "after each stage", "test", "sd", "best guess",
@@ -57,7 +60,7 @@ def rows_of_table(paths):
     the same test problems, if they are generated and none was too long; tokens: written ones and
     thoughts a problem; ms: to write the answer to a problem, in batches; minutes: of training."""
     rows = []
-    for (task, _, _, data, name), runs in grouped(paths):
+    for (task, _, _, data, name), runs in sorted(grouped(paths).items()):
         _, histories, results = zip(*runs)
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
                     for epochs in histories]
@@ -84,18 +87,14 @@ def comparison(paths):
 
     Runs of equal seed are paired, as they were asked the same problems. The interval tells what
     other problems would give; what other seeds give, the sd of `table` tells."""
-    groups = {}
-    for path in paths:
-        s, _, result = read_metrics(path)
-        if "test_right" not in (result or ()):
-            raise ValueError(f"{path} does not say which test problems the model got right: the "
-                             "run is not done, or its log is older than this comparison")
-        seeds = groups.setdefault((s.task, s.data, label(s)), {})
-        if s.seed in seeds:
-            raise ValueError(f"{path} is a second run of {label(s)} with seed {s.seed}")
-        seeds[s.seed] = result
+    groups = {key: {s.seed: result for s, _, result in runs}
+              for key, runs in grouped(paths).items()}
     first, rows = next(iter(groups.values())), []
-    for (task, data, name), seeds in groups.items():
+    for (task, _, _, data, name), seeds in groups.items():
+        for seed, result in seeds.items():
+            if "test_right" not in result:
+                raise ValueError(f"the log of {name} with seed {seed} does not say which test "
+                                 "problems the model got right: it is older than this comparison")
         if seeds.keys() != first.keys():
             raise ValueError(f"{name} has the seeds {sorted(seeds)}, the first {sorted(first)}: "
                              "only runs of equal seed have the same problems")

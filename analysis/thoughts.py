@@ -66,11 +66,11 @@ class Probe:
 
 
 def load_probe(run, data=None, n=None, device="auto"):
-    """The Probe of a run, with the first n problems that fit: of its own test split, or of a file,
-    or of what load_splits takes."""
+    """The Probe of a run, with the first n problems that fit (0: all): of its own test split, or of
+    a file, or of what load_splits takes."""
     ckpt, model, enc = load_run(checkpoint_of(run), pick_device(device))
     s = Settings(**ckpt["settings"])
-    examples = problems_that_fit(s, model, enc, data)[:n]
+    examples = problems_that_fit(s, model, enc, data)[:n or None]
     return Probe(model, enc, examples, s.task, s.curriculum(), ckpt["run"]["stage"],
                  s.max_new_tokens, names=s.steps == "names")
 

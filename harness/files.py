@@ -1,5 +1,6 @@
 """Files that cannot be trusted: disks fill up, and strangers wrote what we read."""
 import os
+import pickle
 import zipfile
 
 import torch
@@ -35,6 +36,9 @@ def read_torch(path):
                     raise ValueError(f"its part {damaged} is damaged")
         mmap = zipped and os.name != "nt"  # Windows replaces no file that is mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError:
+        raise ValueError(f"cannot read {path} as a file torch saved: it is none, or it holds more "
+                         "than tensors and numbers") from None
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read {path} as a file torch saved: {reason}") from None

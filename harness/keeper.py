@@ -99,8 +99,9 @@ class Keeper:
         if not math.isfinite(nats + norm):
             raise FloatingPointError(
                 f"at step {self.run.step + 1} the loss is {nats / learned:.3g}, the gradient's "
-                f"norm {norm:.3g}: try a smaller --learning_rate, --grad_clip 1, --dtype float32. "
-                f"{self.s.out_dir} keeps the run as it was a little earlier")
+                f"norm {norm:.3g}: start anew, or from a little earlier by --init "
+                f"{quote(self.ckpt)}, with a smaller --learning_rate, --grad_clip 1, or --dtype "
+                "float32")
         self.run.nats += nats
         self.run.learned += learned
 

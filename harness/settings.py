@@ -87,16 +87,18 @@ Settings = make_dataclass("Settings", bases=(Options,), fields=[  # with an opti
 
 
 def read_settings(saved):
-    """The Settings in a checkpoint or a log, which may have old names. TypeError for other ones."""
+    """The Settings in a checkpoint or a log, which may have old names. TypeError for other names,
+    ValueError for a task or a method that is not here."""
     renamed = {"mixed_size": "grow"}
     saved = {renamed.get(name, name): value for name, value in saved.items()}
     if isinstance(saved.get("grow"), bool):  # it had a fixed number of epochs
         saved["grow"] *= {"prontoqa": 2, "prosqa": 6}.get(saved["task"], 0)
     saved.setdefault("optimizer", "adamw")  # there was no other
     saved.pop("icot_smoothing", None)  # an option once, and always 4
-    if saved.get("wording") == "mixed":
-        saved["wording"] = "official"
-    return Settings(**saved)
+    s = Settings(**saved)
+    if s.task not in TASKS or s.method not in METHODS:
+        raise ValueError(f"no task {s.task}, or no method {s.method}")
+    return s
 
 
 # What a setting is where its default is None, from scratch and on GPT-2, unless SCRATCH or PAPER in
@@ -134,7 +136,7 @@ DEFAULTS = {
     "save_every":       (10.0,   300.0),
 }
 # What the paper's chains of steps need, which files hold, also from scratch.
-CHAINS = ("steps", "c_thought", "eot", "max_latent_stage", "extra_stage", "icot_tokens",
+CHAINS = ("c_thought", "eot", "max_latent_stage", "extra_stage", "icot_tokens",
           "icot_all_beyond")
 
 
@@ -179,9 +181,9 @@ def complete(given, saved=None):
     where the two kinds of data, generated or from files, need different ones."""
     s = Settings(**given)
     values = defaults(s.task, s.init == "scratch")
-    if not s.generated:  # files hold chains like the paper's
+    if not s.generated:  # files hold problems like the paper's
         paper = defaults(s.task, scratch=False)
-        values |= {name: paper[name] for name in CHAINS if name in paper}
+        values |= {name: paper[name] for name in (*SIZES, *CHAINS) if name in paper}
         values |= dict.fromkeys(("n_train", "n_valid", "n_test"), 0)
     if saved and saved.task == s.task:
         own = set() if saved.generated == s.generated else {"steps", "n_train", "n_valid", "n_test"}

@@ -6,7 +6,7 @@ from shlex import quote
 import tiktoken
 import torch
 
-from curriculum import METHODS
+from curriculum import METHODS, n_thoughts
 from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
 from harness.files import read_torch
 from harness.keeper import Run, machine_of
@@ -144,12 +144,14 @@ def load_run(path, device="cpu", dropout=0.0):
     if not (isinstance(ckpt, dict) and "settings" in ckpt):
         raise ValueError(f"{path} is no checkpoint of train.py")
     try:
-        ckpt["settings"], _ = asdict(read_settings(ckpt["settings"])), Run(**ckpt["run"])
+        s, run = read_settings(ckpt["settings"]), Run(**ckpt["run"])
+        ckpt["settings"] = asdict(s)
         enc = tiktoken.Encoding(**ckpt["encoding"])
         model = GPT(GPTConfig(**ckpt["config"] | {"dropout": dropout}))
         model.load_state_dict(ckpt["model"])
+        markers_of(enc), n_thoughts(run.stage, s.curriculum())  # there are markers, and a stage
     except Exception as error:  # whatever a stranger's file provokes
-        reason = str(error).splitlines()[0]
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise ValueError(f"{path} is no checkpoint of this version of train.py: {reason}") from None
     return ckpt, model.to(device), enc
 

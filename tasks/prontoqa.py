@@ -45,6 +45,8 @@ def read_raw(raw):
     try:
         raw = raw["test_example"]
         proof = raw["chain_of_thought"]
+        if not isinstance(proof, list):
+            return None
         return {"question": raw["question"] + " " + raw["query"], "answer": raw["answer"],
                 "steps": [" ".join(proof[i:i + 2]) for i in range(0, len(proof), 2)]}
     except (TypeError, KeyError):
@@ -152,8 +154,9 @@ def last_hops(example, hops):
     def concepts(text):
         return re.findall(r"[a-z]+us(?=(?:es)?\b)", text.lower())
 
-    if example.steps[-1][-1] != ".":
-        raise ValueError("--hops is for problems whose steps are sentences, not names")
+    if not (example.steps and all(concepts(step) for step in example.steps[:-1])
+            and example.steps[-1].endswith(".")):
+        raise ValueError("--hops is for problems whose steps are sentences of ProntoQA, not names")
     start = len(example.steps) - 1 - hops
     if hops < 1 or start < 0:
         raise ValueError(f"--hops must be 1 to {len(example.steps) - 1}, as many as a problem has "

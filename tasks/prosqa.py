@@ -32,7 +32,7 @@ BALANCED = GROWS = True
 
 
 def most_steps(size):
-    """The number of steps that few problems of this size exceed."""
+    """The most steps of a problem of this size; of those that are not balanced some have more."""
     hops = 6 if size["nodes"] >= 20 else 3
     return hops + (size["steps"] == "names")  # the first of the names is that of who is asked about
 
@@ -177,7 +177,7 @@ def guesses(question):
     above = {option: distances(option, parents) for option in options}
     entities = {option: [d for node, d in above[option].items() if node not in parents]
                 for option in options}
-    place = {option: question.index(option + ".") for option in options}
+    place = {option: question.index(f" {option}.") for option in options}
 
     def the_one_with_more(score):
         first, second = map(score, options)

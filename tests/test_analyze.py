@@ -11,7 +11,7 @@ import torch
 from analysis import __main__ as analyze
 from analysis.runs import (TABLE, best_guess, comparison, paired_interval, read_metrics,
                            rows_of_table)
-from analysis.thoughts import load_probe
+from analysis.thoughts import interval, load_probe
 import train as training
 from conftest import ROOT
 from harness.settings import Settings, complete, label
@@ -44,6 +44,12 @@ def test_a_prosqa_rule_bets_on_the_wrong_option():
         "first option": tom, "fewer mentions": tom, "first mentioned later": rex,
         "not within 2 hops of anybody": None, "farther from its nearest entity": tom,
         "more ancestors": rex}
+
+
+def test_a_name_within_another_counts_as_a_mention():
+    question = ("Tom is a brimpus. Rex is a jelpus. Every brimpus is a impus. Is Tom a jelpus or "
+                "impus?")
+    assert prosqa.guesses(question)["first mentioned later"] == "Tom is a impus."
 
 
 def test_a_prontoqa_rule_bets_on_the_wrong_answer():
@@ -153,6 +159,15 @@ def test_a_problem_of_a_file_counts_once_for_each_seed(tmp_path, same, n, width)
     assert high - low == pytest.approx(22 * width, abs=2)
 
 
+def test_a_problem_of_a_file_counts_once_for_each_seed_in_a_picture(monkeypatch):
+    monkeypatch.setattr(analyze, "best_guess", lambda s, result: 0.5)
+    for data, n in (("x.json", 40), ("generated", 80)):
+        runs = [(Settings(seed=seed, data=data), [], result(0.5 + 0.1 * seed, n=40))
+                for seed in (0, 1)]
+        assert analyze.pooled(runs) == {"accuracy": pytest.approx(0.55), "guess": 0.5,
+                                        "interval": pytest.approx(interval(0.55 * n, n))}
+
+
 @pytest.mark.parametrize("change, message", [
     ({"seed": 1}, r"cot has the seeds \[1\], the first \[0\]: only runs of equal seed"),
     ({"problems": "p1"}, "cot on prontoqa, generated, with seed 0 was tested on other problems"),
@@ -165,6 +180,9 @@ def test_runs_are_compared_that_were_asked_other_problems(tmp_path, change, mess
     other = write_run(tmp_path / "b", **{"right": "01", "method": "cot"} | change)
     with pytest.raises(SystemExit, match=f"analysis: .*{message}"):
         analyze.main(["compare", first, other])
+    if "second run" in message:
+        with pytest.raises(SystemExit, match=f"analysis: .*{message}"):
+            analyze.main(["table", first, other])
 
 
 def test_a_log_without_single_answers_is_compared(tmp_path):
@@ -333,6 +351,13 @@ def test_a_point_over_the_size_of_problems_lies_elsewhere_or_mixes_sizes(monkeyp
         ("cot", 9): (0.5, [0.75, 0.25]), ("cot", 12): (0.25, [0.25]), ("coconut", 9): (1, [1])}
     with pytest.raises(SystemExit, match="must differ in one size"):
         analyze.main(["sizes", *logs[:2]])
+    for other in ({"data": "balanced"}, {"n_embd": 32}):  # they would lie on one line
+        given = {"task": "prosqa", "nodes": 9, "method": "cot", "n_test": 4} | other
+        asked = checksum(start.tested_problems(complete(given)))
+        with pytest.raises(SystemExit, match="may differ in seed, method and n_layer only"):
+            analyze.main(["sizes", *logs, write_run(tmp_path / "other", "1110", asked, **given)])
+    with pytest.raises(SystemExit, match="none of these is a run of coconut, cot, "):
+        analyze.main(["bars", write_run(tmp_path / "other", "1110", method="icot")])
     changed = write_run(tmp_path / "changed", "1110", "p0", task="prosqa", n_test=4)
     with pytest.raises(SystemExit, match="was tested on other problems than generated has now"):
         analyze.main(["shortcuts", changed])
@@ -353,9 +378,11 @@ def test_a_missing_matplotlib_ends_in_a_traceback(monkeypatch, tmp_path):
 @pytest.mark.parametrize("command", ["curve {}", "table {}", "shortcuts {}",
                                      "accuracy {} --data generated"])
 def test_a_file_that_is_no_run_ends_in_a_traceback(tmp_path, command):
-    (tmp_path / "x").write_text("not a run")
-    with pytest.raises(SystemExit, match="analysis: .*(is no metrics.jsonl|cannot read)"):
-        analyze.main(command.format(tmp_path / "x").split())
+    for text in ("not a run", '{"settings": 5}', '{"settings": {"task": "chess"}}',
+                 '{"settings": {"task": "prosqa"}}\n5\n'):
+        (tmp_path / "x").write_text(text)
+        with pytest.raises(SystemExit, match="analysis: .*(is no metrics.jsonl|cannot read)"):
+            analyze.main(command.format(tmp_path / "x").split())
 
 
 # ---------------------------------------------------------------------------------------------

@@ -40,9 +40,13 @@ def test_a_number_of_the_table_is_not_positive():
     assert min(bench.measure_evaluation(bench.parse(argv)).values()) > 0
 
 
-def test_a_mistake_ends_in_a_traceback():
-    with pytest.raises(SystemExit, match="bench: .*holds no problems"):
-        bench.main([*SMALL, "--data", str(ROOT / "LICENSE")])
+@pytest.mark.parametrize("options, message", [
+    (f"--data {ROOT / 'LICENSE'}", "holds no problems"), ("--rounds 0", "--rounds must be more"),
+    ("--n_embd 17", "multiple of --n_head"), ("--stages -1", "--stages must be 0 or more"),
+    ("--columns 2000", "up to 1024"), ("--columns 12 --stages 6", "at least 12 more")])
+def test_a_mistake_ends_in_a_traceback(options, message):
+    with pytest.raises(SystemExit, match=f"bench: .*{message}"):
+        bench.main([*SMALL, *options.split()])
 
 
 def test_a_second_gpu_is_timed_by_the_first_ones_clock_or_memory(monkeypatch):

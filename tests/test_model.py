@@ -177,6 +177,7 @@ def test_generation_runs_out_of_the_block_or_stops_for_another_rows_sake():
     assert [len(row) for row in written] == [6, 2, 1]  # the last token needs no position
     assert written == [slow_generate(model, *row, 17 - len(row[0]), -1)[:6] for row in rows]
     assert generate(model, *pad(rows), max_new_tokens=0, end_id=-1) == [[], [], []]
+    assert [len(row) for row in generate(model, *pad(rows), 10**15, end_id=-1)] == [7, 2, 1]
 
 
 def test_a_row_longer_than_the_block_gets_no_clear_sentence():

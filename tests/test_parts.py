@@ -31,6 +31,8 @@ def test_a_part_or_a_stage_is_missing(capsys, options, stages):
 def test_a_wrong_option_or_too_few_problems_end_in_a_traceback(tmp_path):
     with pytest.raises(SystemExit, match="parts: --hops would change nothing"):
         parts.main(["--task", "gsm8k", "--hops", "3"])
+    with pytest.raises(SystemExit, match="parts: --resume and --max_steps would change nothing"):
+        parts.main(["--max_steps", "3"])
     path = tmp_path / "few.json"
     path.write_text(json.dumps(problems("prosqa", 60, 0, nodes=8)))
     with pytest.raises(SystemExit, match="parts: 54 training problems make 2 batches, but 4 are"):

@@ -244,7 +244,7 @@ def test_a_run_goes_on_with_numbers_that_are_not_finite(tmp_path, monkeypatch, b
     steps, good_loss = -1, training.supervised_loss
     monkeypatch.setattr(training, "supervised_loss", bad_at_the_end)
     with pytest.raises(SystemExit, match="train.py: at step 7 the loss is .*, the gradient's norm "
-                                         "nan: try a smaller --learning_rate"):
+                                         "nan: start anew, or from a little earlier by --init"):
         training.main([*DROPOUT_AND_MIXING, "--save_every", "0", "--out_dir", str(tmp_path)])
     ckpt = weights(tmp_path)
     assert ckpt["run"]["step"] == 6

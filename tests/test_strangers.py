@@ -58,6 +58,8 @@ REFUSED = {  # name: (what a file holds, what the sentence says beside the file'
     "foreign keys": (b'[{"prompt": "a", "completion": "b"}]', "record 1 lacks"),
     "foreign object": (b'{"data": [1, 2]}', "record 1 lacks"),
     "half of ProntoQA": (b'{"example1": {"test_example": {"question": "q"}}}', "record 1 lacks"),
+    "a proof that is a text": (b'{"x": {"test_example": {"question": "q", "query": "p", "answer": '
+                               b'"True", "chain_of_thought": "abcd"}}}', "record 1 lacks"),
     "no question": (without("question"), "record 2 lacks"),
     "no steps": (without("steps"), "record 2 lacks"),
     "no answer": (without("answer"), "record 2 lacks"),
@@ -253,7 +255,7 @@ def test_a_checkpoint_runs_code(tmp_path):
     for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
         write({"settings": Code(tmp_path / "made"), "wte.weight": torch.zeros(3, 4)},
               tmp_path / "ckpt.pt")
-        refused(tmp_path, "cannot read")
+        refused(tmp_path, "cannot read .*: it is none, or it holds more than tensors and")
         assert not (tmp_path / "made").exists()
 
 
@@ -280,6 +282,10 @@ def test_a_checkpoint_of_another_shape_is_taken(tmp_path, good_run):
                    {"run": {"step": 1, "leap": 2}}, {"run": None}, {"settings": None},
                    {"encoding": {**ckpt["encoding"], "pat_str": "("}},
                    {"settings": {**ckpt["settings"], "option_of_tomorrow": 1}},
+                   {"settings": {**ckpt["settings"], "task": "chess"}},
+                   {"settings": {**ckpt["settings"], "method": "telepathy"}},
+                   {"run": {**ckpt["run"], "stage": "last"}},
+                   {"encoding": {**ckpt["encoding"], "special_tokens": {}}},
                    {"model": {**ckpt["model"], "wte.weight": torch.zeros(2, 2)}}):
         torch.save({**ckpt, **change}, tmp_path / "ckpt.pt")
         with pytest.raises(ValueError, match="no checkpoint of this version of train.py: "):

@@ -313,6 +313,7 @@ def test_a_size_of_ones_own_leaves_written_steps_at_the_last_stage():
     files = complete({"task": "prosqa", "data": "official"})  # its steps are sentences
     assert (files.steps, files.eot, files.max_latent_stage) == ("sentences", True, 6)
     assert (files.icot_tokens, files.icot_all_beyond) == (8, 72)
+    assert files.nodes == 28 and official.size() == {"max_value": 99999, "most_steps": 5}
 
 
 def test_a_size_of_ones_own_ends_before_its_last_stage():
@@ -442,6 +443,8 @@ def test_a_question_that_is_too_long_ends_the_session(finished_run, capsys, monk
      "argument --n_thoughts: invalid count value: '-1'"),
     (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "900"], "do not fit into block_size"),
     (["--init", "gpt2"], "--init needs a --question"),
+    (["--init", "gpt2", "--question", "Once", "--top", "3"], "takes neither --ckpt nor"),
+    (["--init", "{run}", "--question", "Once"], "is a checkpoint of train.py: name it by --ckpt"),
 ])
 def test_a_wrong_question_gets_a_traceback(finished_run, tmp_path, capsys, args, message):
     args = [arg.replace("{run}", str(finished_run)) for arg in args]
