@@ -19,10 +19,7 @@ References: the paper, section 3. OpenAI's GPT-2, github.com/openai/gpt-2, whose
 kept. The official code, github.com/facebookresearch/coconut: coconut.py computes the same function;
 here one torch.where puts a thought into all rows, and generation is batched and cached.
 """
-import json
-import os
 import re
-import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -197,18 +194,12 @@ class GPT(nn.Module):
         self.config.vocab_size = vocab_size
 
     @classmethod
-    def from_pretrained(cls, name_or_path, n_head=None, dropout=0.0):
-        """A GPT with trained weights, its sizes read off the tensors.
+    def from_pretrained(cls, tensors, n_head=None, dropout=0.0):
+        """A GPT with trained weights: the state dict of OpenAI's GPT-2, or of one like it.
 
-        Takes `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` (downloaded once, to torch.hub's
-        folder), a file like their `pytorch_model.bin`, a folder with one, or a state dict. n_head
-        cannot be read off the tensors: it comes from a config.json beside the file, or else there
-        are 64 dimensions a head, as in all four. For what is no GPT-2 torch's own error is raised;
-        harness.start.load_gpt2 turns it into a sentence."""
-        tensors = name_or_path
-        if not isinstance(tensors, dict):
-            path = weights_file(name_or_path)
-            tensors, n_head = load_weights(path), n_head or n_head_beside(path)
+        Its sizes are read off the tensors, but for n_head, which is width / 64 in all of OpenAI's.
+        For what is no GPT-2 torch's own error is raised; harness.gpt2.load_gpt2, which finds and
+        reads the files, turns it into a sentence."""
         tensors = our_names(tensors)
         (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
         n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
@@ -328,11 +319,6 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
 # --------------------------------------------------------------------------------------------------
 # OpenAI's weights
 
-GPT2_URL = "https://huggingface.co/openai-community/{}/resolve/main/pytorch_model.bin"
-GPT2_SHA256 = {"gpt2": "7c5d3f4b8b76583b422fcb9189ad6c89d5d97a094541ce8932dce3ecabde1421",
-               "gpt2-medium": None, "gpt2-large": None, "gpt2-xl": None}  # None: not known to us
-
-
 def our_names(tensors):
     """The tensors of OpenAI's file under our names and in our layout; other wrappers' prefixes, of
     GPT2LMHeadModel, the official Coconut, DDP and torch.compile, are taken off."""
@@ -347,33 +333,3 @@ def our_names(tensors):
     if not torch.equal(head, tensors["wte.weight"]):
         raise ValueError("lm_head.weight is not tied to wte.weight, as it is in GPT-2")
     return tensors
-
-
-def load_weights(path):
-    """The state dict in a file, on the CPU; no code of the file is run."""
-    mmap = zipfile.is_zipfile(path)  # the format since torch 1.6, which need not be held twice
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-def n_head_beside(path):
-    """n_head in the config.json beside a file, if there is one."""
-    config_file = os.path.join(os.path.dirname(path), "config.json")
-    if os.path.exists(config_file):
-        with open(config_file) as file:
-            return json.load(file).get("n_head")
-
-
-def weights_file(name_or_path):
-    """The path of a local file, of a folder's, or of a released one, downloaded on first use."""
-    if name_or_path not in GPT2_SHA256 or os.path.exists(name_or_path):
-        is_folder = os.path.isdir(name_or_path)
-        return os.path.join(name_or_path, "pytorch_model.bin") if is_folder else name_or_path
-    path = os.path.join(torch.hub.get_dir(), "checkpoints", f"{name_or_path}.bin")
-    if not os.path.exists(path):
-        part = path + ".part"
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        torch.hub.download_url_to_file(GPT2_URL.format(name_or_path), part,
-                                       GPT2_SHA256[name_or_path])
-        load_weights(part)  # fails if the connection broke
-        os.replace(part, path)
-    return path

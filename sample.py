@@ -19,10 +19,10 @@ import torch
 
 from curriculum import METHODS, build, n_thoughts, prompt
 from data import collate, count_learned, encode, encode_question, end_of, markers_of
+from harness.gpt2 import load_gpt2
 from harness.ranks import share, total
 from harness.settings import Settings
-from harness.start import (load_gpt2, load_run, pick_device, problems_that_fit,
-                           saved_settings)
+from harness.start import load_run, pick_device, problems_that_fit, saved_settings
 from model import first_predicting, generate, supervised_loss, think
 from tasks.common import MOST_CHARACTERS
 from tasks.record import is_correct

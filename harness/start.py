@@ -9,11 +9,12 @@ import torch
 from curriculum import METHODS, n_thoughts
 from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
 from harness.files import read_torch
+from harness.gpt2 import load_gpt2
 from harness.keeper import Run, machine_of
 from harness.muon import Muon
 from harness.ranks import RANK, RANKS, join
 from harness.settings import Settings, check, complete, read_settings
-from model import GPT, GPT2_SHA256, GPT2_URL, GPTConfig, n_head_beside, weights_file
+from model import GPT, GPTConfig
 from tasks.common import GENERATED, load_splits, read_examples, unrepeated
 
 
@@ -154,30 +155,6 @@ def load_run(path, device="cpu", dropout=0.0):
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise ValueError(f"{path} is no checkpoint of this version of train.py: {reason}") from None
     return ckpt, model.to(device), enc
-
-
-def load_gpt2(source, dropout=0.0):
-    """(model, Encoding) of a name or path that GPT.from_pretrained takes, with rows for our special
-    tokens. ValueError, in a sentence, for anything else."""
-    if source not in GPT2_SHA256 and not os.path.exists(source):
-        raise ValueError(f"no weights at {source}: name a file, or {', '.join(GPT2_SHA256)}")
-    try:
-        path = weights_file(source)
-    except Exception as error:  # of whatever type a network, or half a file, raises
-        raise ValueError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it where "
-                         "there is a network, and give its path instead") from None
-    tensors = read_torch(path)
-    try:
-        model = GPT.from_pretrained(dict(tensors), n_head_beside(path), dropout)
-    except KeyError as error:
-        raise ValueError(f"{path} holds no GPT-2: it has no matrix {error.args[0]}") from None
-    except Exception as error:  # missing, unexpected or misshapen tensors, or none at all
-        raise ValueError(f"{path} holds no whole GPT-2: {error}") from None
-    enc = gpt2_encoding()
-    if not 50257 <= model.config.vocab_size <= enc.n_vocab:
-        raise ValueError(f"{path} has {model.config.vocab_size} tokens, which are not GPT-2's")
-    model.grow_vocab(enc.n_vocab, like=enc.encode_single_token("<<"))  # as official run.py:145-157
-    return model, enc
 
 
 def tested_problems(s, source=None):

@@ -13,7 +13,8 @@ import torch
 import train as training
 from data import END, SPECIAL, encode, end_of, markers_of, text_of, word_encoding
 from harness.files import read_torch
-from harness.start import load_gpt2, load_run
+from harness.gpt2 import load_gpt2
+from harness.start import load_run
 from tasks import prosqa
 from tasks.common import download, load_splits, read_examples
 from tasks.record import Example
@@ -383,7 +384,7 @@ def test_no_network_ends_in_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(prosqa, "OFFICIAL", {"prosqa_train.json": (nobody, None)})
     with pytest.raises(SystemExit, match="could not download .*refused.*--data generated"):
         training.main("--task prosqa --data official --device cpu".split())
-    monkeypatch.setattr("model.GPT2_URL", nobody + "{}")
+    monkeypatch.setattr("harness.gpt2.GPT2_URL", nobody + "{}")
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(SystemExit, match="could not download .*give its path instead"):
         training.main(["--init", "gpt2-medium", "--device", "cpu", *FEW])
