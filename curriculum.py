@@ -40,7 +40,7 @@ ICOT_SMOOTHING = 4.0  # in training icot removes o more tokens, with a chance ~ 
 
 class Method(NamedTuple):
     fill: str | None  # between the markers: "thought", "pause"; None: nothing, not even markers
-    steps: str  # when they go: one at each "stage", "all" at once, "none" ever, or by "tokens"
+    drop: str  # when steps go: one at each "stage", "all" at once, "none" ever, or by "tokens"
 
 
 METHODS = {
@@ -80,12 +80,12 @@ class Curriculum:
 
 def last_stage(c):
     """The last stage of the schedule, counted from 0."""
-    steps = METHODS[c.method].steps
-    if steps == "none":
+    drop = METHODS[c.method].drop
+    if drop == "none":
         return 0
-    if steps == "all":
+    if drop == "all":
         return c.max_latent_stage + 1  # beyond the last that writes any step
-    if steps == "tokens":
+    if drop == "tokens":
         return c.icot_all_beyond
     return c.max_latent_stage + c.extra_stage
 
@@ -93,17 +93,17 @@ def last_stage(c):
 def parts_of_epoch(c):
     """In how many parts an epoch is trained, each at its own stage: with icot one for each token
     that it removes, with all other methods one."""
-    return c.icot_tokens if METHODS[c.method].steps == "tokens" else 1
+    return c.icot_tokens if METHODS[c.method].drop == "tokens" else 1
 
 
 def stage_at(epoch, c, part=0):
     """The stage of a part of an epoch, all counted from 0. Paper section 3; for icot Deng et al."""
-    steps, later = METHODS[c.method].steps, epoch - c.epochs_stage_0
-    if steps == "all":
+    drop, later = METHODS[c.method].drop, epoch - c.epochs_stage_0
+    if drop == "all":
         return last_stage(c)
     if later < 0:
         return 0
-    if steps == "tokens":
+    if drop == "tokens":
         return min(later * c.icot_tokens + part, last_stage(c))
     return min(1 + later // c.epochs_per_stage, last_stage(c))
 
@@ -123,7 +123,7 @@ def prompt(question, k, c, markers):
 
 def steps_left(steps, stage, c, rng=None):
     """The ids of the steps that are still written at this stage; once all are gone, none."""
-    if METHODS[c.method].steps == "tokens":
+    if METHODS[c.method].drop == "tokens":
         if stage >= c.icot_all_beyond:
             return []
         removed = stage

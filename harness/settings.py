@@ -224,7 +224,7 @@ def label(s):
 
 def unused(s):
     """{option: why} of those that would change nothing."""
-    fill, steps = METHODS[s.method]
+    fill, drop = METHODS[s.method]
     sizes, own = " ".join(SIZES), TASKS[s.task].SIZES
     others = " ".join(name for name in SIZES if name not in own)
     return {name: why for ignored, names, why in [
@@ -232,10 +232,10 @@ def unused(s):
         (not s.generated, sizes + " grow", f"--data {s.data} holds the problems there are"),
         (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has its own"),
         (not fill, "c_thought eot", f"--method {s.method} has no thoughts"),
-        (not fill and steps != "stage", "max_latent_stage", f"--method {s.method} has no thoughts"),
-        (steps != "stage", "extra_stage uniform_prob epochs_per_stage", "no stages of steps"),
-        (steps in ("all", "none"), "epochs_stage_0 reset_optimizer", f"{s.method} has one stage"),
-        (steps != "tokens", "icot_tokens icot_all_beyond", "it is for icot"),
+        (not fill and drop != "stage", "max_latent_stage", f"--method {s.method} has no thoughts"),
+        (drop != "stage", "extra_stage uniform_prob epochs_per_stage", "no stages of steps"),
+        (drop in ("all", "none"), "epochs_stage_0 reset_optimizer", f"{s.method} has one stage"),
+        (drop != "tokens", "icot_tokens icot_all_beyond", "it is for icot"),
     ] if ignored for name in names.split()}
 
 

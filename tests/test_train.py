@@ -160,7 +160,7 @@ def test_a_method_does_not_train_or_evaluate(tmp_path, method):
     schedule = {"stage": STAGES,
                 "tokens": "--epochs_stage_0 1 --icot_tokens 5 --icot_all_beyond 9".split(),
                 "all": ["--max_latent_stage", 2] if METHODS[method].fill else [],
-                "none": []}[METHODS[method].steps]
+                "none": []}[METHODS[method].drop]
     result = train(*PROSQA, "--method", method, *TINY, *schedule, "--out_dir", tmp_path)
     header, *epochs, last = lines(tmp_path)
     assert header["settings"]["method"] == method and header["machine"]
@@ -171,7 +171,7 @@ def test_a_method_does_not_train_or_evaluate(tmp_path, method):
     assert stages == {"stage": [0, 1, 2, 2],
                       "tokens": [0, 4, 9, 9],
                       "all": [last["stage"]] * 4,
-                      "none": [0] * 4}[METHODS[method].steps]
+                      "none": [0] * 4}[METHODS[method].drop]
 
 
 def test_a_new_stage_comes_silently_or_keeps_the_optimizer(tmp_path, capsys):
