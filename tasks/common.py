@@ -29,7 +29,7 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, grow=0, **si
     same split. balanced: without the shortcuts of the official ones. grow: easier ones, too, in so
     many epochs fewer and fewer: growth 0 is only the easiest, growth 1 every size. Raises
     ValueError, in a sentence, for arguments that are unknown or out of range."""
-    check(task, split, balanced, grow, size)
+    check(task, n, split, balanced, grow, size)
     module = TASKS[task]
     options = {name: some.official for name, some in module.SIZES.items()} | size
     if balanced:
@@ -57,10 +57,12 @@ def split_of(question):
     return SPLITS[zlib.crc32(" ".join(sorted(facts or [asked])).encode()) % len(SPLITS)]
 
 
-def check(task, split, balanced, grow, size):
+def check(task, n, split, balanced, grow, size):
     """Raise ValueError for arguments that `problems` cannot serve."""
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)} (got {task!r})")
+    if n < 1:
+        raise ValueError(f"n must be 1 or more (got {n})")
     if split not in SPLITS:
         raise ValueError(f"split must be train, valid or test (got {split!r})")
     sizes = TASKS[task].SIZES

@@ -570,7 +570,7 @@ def test_a_reshuffled_copy_of_a_problem_falls_into_another_split(task):
 
 @pytest.mark.parametrize("arguments, mend", [
     ({"task": "gsm"}, "task must be one of prontoqa, prosqa, gsm8k (got 'gsm')"),
-    ({"split": "dev"}, "split must be train, valid or test (got 'dev')"),
+    ({"split": "dev"}, "split must be train, valid or test (got 'dev')"), ({"n": 0}, "n must be 1"),
     ({"hops": 9}, "hops must be 1..6, as the generator has only 17 concept names (got 9)"),
     ({"hops": 0}, "1..6"), ({"hops": 2.0}, "1..6"), ({"hops": "5"}, "1..6"),
     ({"hops": 6, "balanced": True}, "1..5"), ({"nodes": 28}, "which has hops, wording"),
