@@ -141,7 +141,7 @@ def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(laye
         return mean(json.loads(file.read_text())["retry"]["rows"][tries][what] for file in files)
 
     shares = [("coconut", 0, "with a coin"), ("cot", 0, "with a coin"), ("cot", 0, "neither"),
-              ("cot", 2, "accuracy"), ("cot", 4, "accuracy")]
+              ("cot", 4, "accuracy"), ("cot", 4, "with a coin")]
     tokens = [("coconut", 0, "tokens"), ("cot", 4, "tokens")]
     assert again == [*(f"{100 * measured(*share):.1f}" for share in shares),
                      *(f"{measured(*count):.1f}" for count in tokens)]
