@@ -68,13 +68,13 @@ def sizes(args):
     if len(differ) != 1:
         raise ValueError(f"the runs must differ in one size, of {', '.join(SIZES)}: they differ in "
                          f"{' and '.join(differ) or 'none'}")
-    rows, lines = [], set()
+    rows = []
     for runs in groups:
         s = runs[0][0]  # what we read of it is alike in all of them
-        lines.add((s.method, s.n_layer, getattr(s, differ[0])))
         rows.append({"method": s.method, "layers": s.n_layer, "size": getattr(s, differ[0]),
                      "seeds": [result["test_accuracy"] for *_, result in runs]} | pooled(runs))
-    if len(lines) < len(rows) or len({runs[0][0].data for runs in groups}) > 1:
+    places = {(row["method"], row["layers"], row["size"]) for row in rows}
+    if len(places) < len(rows) or len({runs[0][0].data for runs in groups}) > 1:
         raise ValueError("besides their size the runs may differ in seed, method and n_layer only")
     draw.sizes(rows, differ[0]).savefig(args.out)
     print(f"drew {len(rows)} points to {args.out}")

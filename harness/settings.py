@@ -186,7 +186,7 @@ def complete(given, saved=None):
         values |= {name: paper[name] for name in (*SIZES, *CHAINS) if name in paper}
         values |= dict.fromkeys(("n_train", "n_valid", "n_test"), 0)
     if saved and saved.task == s.task:
-        own = set() if saved.generated == s.generated else {"steps", "n_train", "n_valid", "n_test"}
+        own = set() if saved.generated == s.generated else {*SIZES, "n_train", "n_valid", "n_test"}
         values |= {name: getattr(saved, name) for name in values.keys() - own}
     for name, value in values.items():
         if getattr(s, name) is None:

@@ -332,7 +332,7 @@ def test_a_run_from_a_checkpoint_is_cut_to_the_other_problems_number():
     assert new.n_train > 0 and new.steps == "sentences" and new.tokenizer == "gpt2"
     generated = complete({"task": "prosqa", "n_layer": 3})
     new = complete({"init": "ckpt.pt", "task": "prosqa", "data": "official"}, generated)
-    assert (new.n_train, new.n_test, new.steps) == (0, 0, "sentences")
+    assert (new.n_train, new.n_test, new.steps, new.nodes) == (0, 0, "sentences", 28)
     assert (new.batch_size, new.eot, new.tokenizer) == (32, False, "word")
 
 
