@@ -77,15 +77,24 @@ class Curriculum:
     icot_tokens: int = 8  # tokens that icot removes over an epoch, one after the other
     icot_all_beyond: int = 39  # once it has removed so many, it removes all
 
+    @property
+    def fill(self):
+        """What stands between the markers: see Method."""
+        return METHODS[self.method].fill
+
+    @property
+    def drop(self):
+        """When steps go: see Method."""
+        return METHODS[self.method].drop
+
 
 def last_stage(c):
     """The last stage of the schedule, counted from 0."""
-    drop = METHODS[c.method].drop
-    if drop == "none":
+    if c.drop == "none":
         return 0
-    if drop == "all":
+    if c.drop == "all":
         return c.max_latent_stage + 1  # beyond the last that writes any step
-    if drop == "tokens":
+    if c.drop == "tokens":
         return c.icot_all_beyond
     return c.max_latent_stage + c.extra_stage
 
@@ -93,37 +102,36 @@ def last_stage(c):
 def parts_of_epoch(c):
     """In how many parts an epoch is trained, each at its own stage: with icot one for each token
     that it removes, with all other methods one."""
-    return c.icot_tokens if METHODS[c.method].drop == "tokens" else 1
+    return c.icot_tokens if c.drop == "tokens" else 1
 
 
 def stage_at(epoch, c, part=0):
     """The stage of a part of an epoch, all counted from 0. Paper section 3; for icot Deng et al."""
-    drop, later = METHODS[c.method].drop, epoch - c.epochs_stage_0
-    if drop == "all":
+    if c.drop == "all":
         return last_stage(c)
+    later = epoch - c.epochs_stage_0  # epochs since stage 0
     if later < 0:
         return 0
-    if drop == "tokens":
+    if c.drop == "tokens":
         return min(later * c.icot_tokens + part, last_stage(c))
     return min(1 + later // c.epochs_per_stage, last_stage(c))
 
 
 def n_thoughts(stage, c):
     """How many thoughts (or pauses) every sequence has at this stage, even with fewer steps."""
-    return min(stage, c.max_latent_stage) * c.c_thought if METHODS[c.method].fill else 0
+    return min(stage, c.max_latent_stage) * c.c_thought if c.fill else 0
 
 
 def prompt(question, k, c, markers):
     """What the model is given before it writes: question ids, and the place of k thoughts."""
-    fill = METHODS[c.method].fill
-    if fill is None:
+    if c.fill is None:
         return list(question)
-    return [*question, markers.bot, *[getattr(markers, fill)] * k, *[markers.eot] * c.eot]
+    return [*question, markers.bot, *[getattr(markers, c.fill)] * k, *[markers.eot] * c.eot]
 
 
 def steps_left(steps, stage, c, rng=None):
     """The ids of the steps that are still written at this stage; once all are gone, none."""
-    if METHODS[c.method].drop == "tokens":
+    if c.drop == "tokens":
         if stage >= c.icot_all_beyond:
             return []
         removed = stage

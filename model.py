@@ -69,8 +69,9 @@ def attend_with_cache(q, k, v, mask, past, dropout):
 
     The cache has two parts, so that no thought copies the question: the keys and values of the
     first pass, which stay as they are, and those of all later ones, which `cat` joins: a few."""
-    (k_first, v_first), *later = past
-    for k_later, v_later in later:  # none in the second pass, then one pair
+    k_first, v_first = past[0]
+    if len(past) == 2:  # from the third pass on
+        k_later, v_later = past[1]
         k, v = torch.cat([k_later, k], dim=2), torch.cat([v_later, v], dim=2)
     scores = torch.cat([q @ k_first.mT, q @ k.mT], dim=3) * q.size(3) ** -0.5
     p = scores.masked_fill(~mask, -torch.inf).softmax(dim=3)  # (B, n_head, wanted, all columns)
@@ -109,7 +110,7 @@ class GPT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        assert config.n_embd % config.n_head == config.n_embd % 2 == 0, config
+        assert config.n_embd % config.n_head == 0 and config.n_embd % 2 == 0, config
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
@@ -119,6 +120,34 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight  # tied, as in GPT-2
         self.init_weights()
+
+    def embed(self, ids):
+        """(B, T) token ids -> (B, T, C) embeddings; positions are added in `forward`."""
+        return self.wte(ids)
+
+    def forward(self, x, pos=None, mask=None, past=None, since=0):
+        """(B, T, C) embeddings -> (B, T - since, C) hidden states after ln_f, and the grown cache.
+
+        pos (B, T) long: a position for each column; left out, they count on from the cache.
+        mask (B, 1, T, cached + T) bool: True where a column may look; left out, it is causal.
+        past: the cache an earlier call returned: for each layer one or two pairs of keys and values
+        (B, n_head, columns, C / n_head), of the first pass and of all since. It is never changed in
+        place, so gradients flow through.
+        since: the first column whose state is wanted. Of those before it the last layer computes
+        only keys and values, which the wanted ones read."""
+        T = x.size(1)
+        cached = sum(keys.size(2) for keys, _ in past[0]) if past else 0
+        if pos is None:
+            pos = torch.arange(cached, cached + T, device=x.device)
+        if mask is None:
+            mask = torch.ones(T, cached + T, dtype=torch.bool, device=x.device).tril(cached)
+        x = self.drop(x + self.wpe(pos))
+        present = []
+        for i, block in enumerate(self.h):
+            skipped = since if block is self.h[-1] else 0  # the next layer reads all columns
+            x, keys_and_values = block(x, mask, past[i] if past else None, skipped)
+            present.append(keys_and_values)
+        return self.ln_f(x), present
 
     @torch.no_grad()
     def init_weights(self):
@@ -153,34 +182,6 @@ class GPT(nn.Module):
             pairs = torch.view_as_complex(keys[head].view(size, -1, 2))
             turn = torch.polar(torch.ones_like(frequency), -(head + 1) * frequency)
             queries[head] = torch.view_as_real(pairs * turn).flatten(1)
-
-    def embed(self, ids):
-        """(B, T) token ids -> (B, T, C) embeddings; positions are added in `forward`."""
-        return self.wte(ids)
-
-    def forward(self, x, pos=None, mask=None, past=None, since=0):
-        """(B, T, C) embeddings -> (B, T - since, C) hidden states after ln_f, and the grown cache.
-
-        pos (B, T) long: a position for each column; left out, they count on from the cache.
-        mask (B, 1, T, cached + T) bool: True where a column may look; left out, it is causal.
-        past: the cache an earlier call returned: for each layer one or two pairs of keys and values
-        (B, n_head, columns, C / n_head), of the first pass and of all since. It is never changed in
-        place, so gradients flow through.
-        since: the first column whose state is wanted. Of those before it the last layer computes
-        only keys and values, which the wanted ones read."""
-        B, T, C = x.shape
-        cached = sum(keys.size(2) for keys, _ in past[0]) if past else 0
-        if pos is None:
-            pos = torch.arange(cached, cached + T, device=x.device)
-        if mask is None:
-            mask = torch.ones(T, cached + T, dtype=torch.bool, device=x.device).tril(cached)
-        x = self.drop(x + self.wpe(pos))
-        present = []
-        for i, block in enumerate(self.h):
-            skipped = since if block is self.h[-1] else 0  # the next layer reads all columns
-            x, keys_and_values = block(x, mask, past[i] if past else None, skipped)
-            present.append(keys_and_values)
-        return self.ln_f(x), present
 
     @torch.no_grad()
     def grow_vocab(self, vocab_size, like):
@@ -274,7 +275,8 @@ def supervised_loss(model, hidden, targets):
     long: in each column its own token, or a negative number where nothing is learned. The state of
     a column predicts the token of the next, so the two are shifted by one. The head runs only on
     columns that predict a supervised token: over most of a sequence no logits are ever computed."""
-    hidden, targets = hidden[:, :-1], targets[:, -hidden.size(1):][:, 1:]
+    targets = targets[:, -hidden.size(1):]  # (B, n)
+    hidden, targets = hidden[:, :-1], targets[:, 1:]
     supervised = targets >= 0
     logits = model.lm_head(hidden[supervised])  # (supervised tokens, V)
     return F.cross_entropy(logits, targets[supervised], reduction="sum")
@@ -289,20 +291,20 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
     filled its block. Official coconut.py:200-262, there for one row and without a cache."""
     assert not (model.training and model.config.dropout), "call model.eval() before generating"
     B, T = ids.shape
-    max_new_tokens = min(max_new_tokens, model.config.block_size)
+    block_size = model.config.block_size
+    max_new_tokens = min(max_new_tokens, block_size)
     hidden, past = think(model, ids, thought, real, edit, return_past=True)
     last_column = (real * torch.arange(T, device=real.device)).argmax(dim=1)
     hidden = hidden[torch.arange(B, device=ids.device), last_column]  # (B, C)
     pos = real.sum(dim=1)  # (B,) the position of each row's next token
-    last_pos = model.config.block_size - 1
-    room = (last_pos + 2 - pos).clamp(max=max_new_tokens)  # (B,) the last needs no column
+    room = (block_size - pos + 1).clamp(max=max_new_tokens)  # (B,) the last token needs no position
 
     new = ids.new_full((B, max_new_tokens), end_id)
     alive = torch.arange(B, device=ids.device)  # the rows that are still computed
     for n in range(max_new_tokens):
         token = model.lm_head(hidden).argmax(dim=-1)  # (alive,)
         new[alive, n] = token
-        writing = (new[alive] != end_id)[:, :n + 1].all(dim=1) & (n + 1 < room[alive])
+        writing = (new[alive, :n + 1] != end_id).all(dim=1) & (n + 1 < room[alive])
         if not writing.any():
             break
         if 2 * writing.sum() <= len(alive):  # drop finished rows; it copies the cache, so by halves
@@ -310,7 +312,8 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
             past = [[(k[writing], v[writing]) for k, v in layer] for layer in past]
         real = F.pad(real, (0, 1), value=True)
         x = model.embed(token)[:, None]  # (alive, 1, C)
-        hidden, past = model(x, pos.clamp(max=last_pos)[:, None], real[:, None, None, :], past)
+        column_pos = pos.clamp(max=block_size - 1)[:, None]  # finished rows may go beyond
+        hidden, past = model(x, column_pos, real[:, None, None, :], past)
         hidden, pos = hidden[:, -1], pos + 1
     rows = [row[:most] for row, most in zip(new.tolist(), room.tolist())]
     return [row[:row.index(end_id)] if end_id in row else row for row in rows]

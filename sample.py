@@ -17,7 +17,7 @@ import zlib
 
 import torch
 
-from curriculum import METHODS, build, n_thoughts, prompt
+from curriculum import build, n_thoughts, prompt
 from data import collate, count_learned, encode, encode_question, end_of, markers_of
 from harness.gpt2 import load_gpt2
 from harness.ranks import share, total
@@ -41,10 +41,10 @@ def collate_prompts(model, prompts, enc):
 
 
 def answers(model, prompts, enc, max_new_tokens, edit=None):
-    """What the model writes after each prompt (a list of ids): texts, and lengths in tokens."""
+    """What the model writes after each prompt (a list of ids): [(text, length in tokens), ..]."""
     batch = collate_prompts(model, prompts, enc)
     rows = generate(model, *batch, max_new_tokens, end_of(enc), edit)
-    return [enc.decode(row) for row in rows], [len(row) for row in rows]
+    return [(enc.decode(row), len(row)) for row in rows]
 
 
 def prompts_of(examples, k, c, enc):
@@ -55,7 +55,7 @@ def prompts_of(examples, k, c, enc):
 
 @torch.no_grad()
 def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=None):
-    """`answers` to any number of prompts, a batch at a time: [(text, length in tokens), ..].
+    """`answers` to any number of prompts, a batch at a time, in the order of the prompts.
 
     edit_of: a function that takes the indices of a batch's prompts and returns an `edit` of their
     thoughts, as for `think`."""
@@ -65,8 +65,8 @@ def written_answers(model, prompts, enc, batch_size, max_new_tokens, edit_of=Non
     for start in range(0, len(order), batch_size):
         rows = order[start:start + batch_size]
         edit = edit_of(rows) if edit_of else None
-        texts, lengths = answers(model, [prompts[i] for i in rows], enc, max_new_tokens, edit)
-        written |= zip(rows, zip(texts, lengths))
+        batch = [prompts[i] for i in rows]
+        written.update(zip(rows, answers(model, batch, enc, max_new_tokens, edit)))
     return [written[i] for i in range(len(prompts))]
 
 
@@ -85,29 +85,28 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
     run.py:440-480, there one problem at a time."""
     model.eval()
     n, marks = len(examples), markers_of(enc)
-    problems = checksum(examples)
     order = share(sorted(range(n), key=lambda i: len(examples[i].question)))
-    examples = [examples[i] for i in order]
+    mine = [examples[i] for i in order]  # this rank's share, shortest first
     nats = learned = 0
-    for i in range(0, len(examples), batch_size):
-        sequences = [build(encode(e, enc), stage, c, marks) for e in examples[i:i + batch_size]]
+    for i in range(0, len(mine), batch_size):
+        sequences = [build(encode(e, enc), stage, c, marks) for e in mine[i:i + batch_size]]
         nats += batch_loss(model, sequences, marks.thought).item()
         learned += count_learned(sequences)
 
     began = time.perf_counter()
-    prompts = prompts_of(examples, n_thoughts(stage, c), c, enc)
+    prompts = prompts_of(mine, n_thoughts(stage, c), c, enc)
     written = written_answers(model, prompts, enc, batch_size, max_new_tokens)
     seconds = time.perf_counter() - began
-    right = [0] * n  # on this rank's share
-    for i, (text, _), example in zip(order, written, examples):
-        right[i] = int(is_correct(text, example.answer))
+    right = [0] * n  # of all problems: `total` adds the other ranks
+    for i, (text, _) in zip(order, written):
+        right[i] = int(is_correct(text, examples[i].answer))
     tokens = sum(length for _, length in written)
-    if METHODS[c.method].fill == "thought":
-        tokens += n_thoughts(stage, c) * len(examples)
+    if c.fill == "thought":
+        tokens += n_thoughts(stage, c) * len(mine)
     nats, learned, tokens, seconds, *right = total([nats, learned, tokens, seconds, *right],
                                                    model.wte.weight.device)
     return {"loss": nats / learned, "accuracy": sum(right) / n, "tokens": tokens / n,
-            "seconds": seconds / n, "n": n, "problems": problems,
+            "seconds": seconds / n, "n": n, "problems": checksum(examples),
             "right": "".join(str(int(one)) for one in right)}
 
 
@@ -158,7 +157,7 @@ def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     refuse_if_long(question)
     print(f"question   {question}")
     ids = prompt(encode_question(question, enc), k, c, markers_of(enc))
-    fill = METHODS[c.method].fill or "thought"
+    fill = c.fill or "thought"
     if fill == "thought":
         thoughts, = thoughts_after(model, [ids], enc)  # (k, C)
         norms, near = thoughts.norm(dim=-1).tolist(), nearest_tokens(model, thoughts, enc, top)
@@ -166,7 +165,7 @@ def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
             shown = "   ".join(f"{token!r} {p:.2f}" for token, p in tokens)
             print(f"thought {number}  norm {norm:5.2f}   {shown}")
     began = time.perf_counter()
-    (text,), (length,) = answers(model, [ids], enc, max_new_tokens)
+    (text, length), = answers(model, [ids], enc, max_new_tokens)
     seconds = time.perf_counter() - began
     print(f"written    {text!r}")
     if answer is not None:
@@ -188,7 +187,7 @@ def ask_checkpoint(args):
     c = s.curriculum()
     k = n_thoughts(ckpt["run"]["stage"], c)
     if args.n_thoughts is not None:
-        if not METHODS[s.method].fill:
+        if not c.fill:
             raise ValueError(f"--n_thoughts: the model was trained as {s.method}, without thoughts")
         k = args.n_thoughts
     most = s.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
@@ -222,7 +221,7 @@ def continue_text(args):
     model, enc = load_gpt2(args.init)
     model = model.to(pick_device(args.device)).eval()
     most = 100 if args.max_new_tokens is None else args.max_new_tokens
-    (text,), _ = answers(model, [enc.encode_ordinary(args.question)], enc, most)
+    (text, _), = answers(model, [enc.encode_ordinary(args.question)], enc, most)
     print(args.question + text)
 
 
@@ -246,7 +245,10 @@ def main(argv=None):
     add("--device", default="auto", help="auto, cpu, cuda, mps .. (default: %(default)s)")
     args = parser.parse_args(argv)
     try:
-        (continue_text if args.init else ask_checkpoint)(args)
+        if args.init:
+            continue_text(args)
+        else:
+            ask_checkpoint(args)
     except ValueError as error:
         raise SystemExit(f"sample.py: {error}")
     except KeyboardInterrupt:

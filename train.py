@@ -43,11 +43,13 @@ def learning_rate(s, run, steps_in_epoch):
 def train(s, splits, model, enc, optimizer, keeper):
     """Take a run through its curriculum; returns its results on the test split."""
     examples_of_epoch, valid, test = splits
-    c, marks, run, device = s.curriculum(), markers_of(enc), keeper.run, model.wte.weight.device
+    c, marks = s.curriculum(), markers_of(enc)
+    run, device = keeper.run, model.wte.weight.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
 
     for epoch in keeper.epochs():
-        examples, parts, epoch_batches = examples_of_epoch(epoch), parts_of_epoch(c), []
+        examples = examples_of_epoch(epoch)
+        parts, epoch_batches = parts_of_epoch(c), []
         rng = random.Random(f"epoch {epoch} seed {s.seed}")
         for i in range(parts):  # one, but several with icot, each with its stage
             stage, some = stage_at(epoch, c, i), examples[i::parts]
@@ -91,7 +93,10 @@ def main(argv=None):
         sys.stdout = open(os.devnull, "w")
     given = parse(argv)
     try:
-        s = (settings_of_resumed_run if given.get("resume") else settings_of_new_run)(given)
+        if given.get("resume"):
+            s = settings_of_resumed_run(given)
+        else:
+            s = settings_of_new_run(given)
         splits, model, enc, optimizer, run = start(s)
     except ValueError as error:  # a wrong option or file; a later ValueError is a bug
         raise SystemExit(f"train.py: {error}")

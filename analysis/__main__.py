@@ -21,7 +21,7 @@ import torch
 from analysis import draw, graphs, thoughts
 from analysis.runs import (COMPARISON, TABLE, best_guess, checkpoint_of, comparison, grouped,
                            print_table, problems_of_log, read_metrics, rows_of_table)
-from curriculum import METHODS, NO_LOSS, Curriculum, Markers, build
+from curriculum import NO_LOSS, Curriculum, Markers, build
 from harness.files import write_whole
 from harness.settings import label
 from harness.start import load_run, tested_problems
@@ -165,7 +165,7 @@ def probe_of(args, *tasks, needs_thoughts=True):
     probe = thoughts.load_probe(args.run, args.data, args.n, args.device)
     if tasks and probe.task not in tasks:
         raise ValueError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")
-    if needs_thoughts and METHODS[probe.c.method].fill != "thought":
+    if needs_thoughts and probe.c.fill != "thought":
         raise ValueError(f"a run of {probe.c.method} has no thoughts to look at")
     if args.command in ("tree", "superposition") and probe.c.c_thought > 1:
         raise ValueError(f"{args.command} takes a thought for a hop, but the run has "

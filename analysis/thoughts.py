@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from analysis.runs import checkpoint_of
-from curriculum import METHODS, Curriculum, n_thoughts
+from curriculum import Curriculum, n_thoughts
 from data import line_of
 from harness.settings import Settings
 from harness.start import load_run, pick_device, problems_that_fit
@@ -120,7 +120,7 @@ def retry(probe, most, seed=0):
         return written[i][0].split(" ")[-1].rstrip(".") not in options
 
     n, tokens, rows = len(probe.examples), 0, []
-    thoughts = probe.k * (METHODS[probe.c.method].fill == "thought")  # pauses are not counted
+    thoughts = probe.k * (probe.c.fill == "thought")  # pauses are not counted
     written = [("", 0)] * n  # (text, tokens) of each problem's last try
     for tries in range(most + 1):
         left = [i for i in range(n) if names_none(i)]
@@ -178,8 +178,7 @@ def intervene(probe, seed=0):
                                              "a thought is the direction of a word"),
     }
     trials = [("intact", None, "")]
-    trials += [(name, lambda rows, values=values: lambda i, _: values[rows, i], meaning)
-               for name, (values, meaning) in table.items()]
+    trials += [(name, put_in(values), meaning) for name, (values, meaning) in table.items()]
     trials += [(f"frozen from thought {i + 1} on", freeze(i),
                 f"what follows thought {i + 1} adds nothing") for i in range(k - 1)]
     rows = []
@@ -197,6 +196,13 @@ def derangement(n, rng):
     order = rng.sample(range(n), n)
     other = {a: b for a, b in zip(order, order[1:] + order[:1])}
     return [other[i] for i in range(n)]
+
+
+def put_in(values):
+    """An `edit_of` that replaces the thoughts of all problems by values (examples, k, C)."""
+    def edit_of(rows):
+        return lambda k, _: values[rows, k]
+    return edit_of
 
 
 def freeze(last):
@@ -220,20 +226,23 @@ def decode(probe, top=5):
     1, 2, .. (of an equation's result) or of the answer, were they written."""
     found = []
     for example, thoughts in zip(probe.examples, probe.thoughts(probe.k)):
-        tokens = nearest_tokens(probe.model, thoughts, probe.enc, top)
+        near = nearest_tokens(probe.model, thoughts, probe.enc, top)
+        norms = thoughts.norm(dim=-1).tolist()
         cosines = [None, *F.cosine_similarity(thoughts[1:], thoughts[:-1]).tolist()]
+        told = [{"tokens": [token for token, _ in tokens],
+                 "probabilities": [p for _, p in tokens], "norm": norm,
+                 "cosine with the one before": cosine}
+                for tokens, norm, cosine in zip(near, norms, cosines)]
         found.append({"question": example.question, "steps": example.steps,
-                      "answer": example.answer, "thoughts": [
-                          {"tokens": [token for token, _ in near],
-                           "probabilities": [p for _, p in near], "norm": norm,
-                           "cosine with the one before": cosine}
-                          for near, norm, cosine in zip(tokens, thoughts.norm(dim=-1).tolist(),
-                                                        cosines)]})
+                      "answer": example.answer, "thoughts": told})
     written = [first_tokens(example, probe.enc) for example in probe.examples]
-    rows = [{"thought": i + 1} | {
-        part: mean(problem["thoughts"][i]["tokens"][0] == firsts.get(part)
-                   for problem, firsts in zip(found, written))
-        for part in max(written, key=len)} for i in range(probe.k)]
+    parts = max(written, key=len)  # "step 1", .. of the longest problem, and "answer"
+    rows = []
+    for i in range(probe.k):
+        nearest = [problem["thoughts"][i]["tokens"][0] for problem in found]
+        rows.append({"thought": i + 1} | {
+            part: mean(token == firsts.get(part) for token, firsts in zip(nearest, written))
+            for part in parts})
     return {"n": len(found), "rows": rows, "problems": found}
 
 

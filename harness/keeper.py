@@ -19,8 +19,7 @@ from shlex import quote
 
 import torch
 
-from curriculum import (METHODS, NO_LOSS, build, last_stage, n_thoughts, parts_of_epoch,
-                        stage_at)
+from curriculum import NO_LOSS, build, last_stage, n_thoughts, parts_of_epoch, stage_at
 from data import encode, encoding_state, markers_of
 from harness.files import write_whole
 from harness.ranks import RANK, RANKS, total
@@ -76,7 +75,7 @@ class Keeper:
             self.save()  # a full disk shows now, not after an hour
         example = max(examples[:50], key=lambda example: len(example.steps))
         c, enc = self.s.curriculum(), self.enc
-        k, fill = n_thoughts(stage, c), METHODS[c.method].fill or "thought"
+        k, fill = n_thoughts(stage, c), c.fill or "thought"
         ids, targets = build(encode(example, enc), stage, c, markers_of(enc))
         start = targets.count(NO_LOSS)
         print(f"\nstage {stage} of {c.method}: {k} {fill}{'' if k == 1 else 's'}\n  given    "

@@ -211,14 +211,19 @@ def label(s):
     sizes = s.size() if s.generated else {}
     same = {name: getattr(s, name) for name in ("task", "method", "data", "init")}
     usual, usual_at_this_size = complete(same), complete(same | sizes)
-    free = {"seed", "out_dir", "device", "resume", "micro_batch", "save_every"}
-    words = [s.method] + [f"--init {s.init}"] * (s.init != "scratch")
-    names = [*SIZES, *(f.name for f in fields(Options))]
-    for name in (name for name in names if name not in free | unused(s).keys()):
+    left_out = {"seed", "out_dir", "device", "resume", "micro_batch", "save_every", *unused(s)}
+    words = [s.method]
+    if s.init != "scratch":
+        words.append(f"--init {s.init}")
+    for name in [*SIZES, *(f.name for f in fields(Options))]:
+        default = getattr(usual if name in sizes else usual_at_this_size, name)
         value = getattr(s, name)
-        if value != getattr(usual if name in sizes else usual_at_this_size, name):
-            words.append(f"--{'no-' * (value is False)}{name}" if isinstance(value, bool)
-                         else f"--{name} {value}")
+        if name in left_out or value == default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words.append(f"--{name} {value}")
     return " ".join(words)
 
 

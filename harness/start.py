@@ -96,9 +96,13 @@ def start(s):
 
     def fit(examples):
         return fitting(examples, enc, s.curriculum(), model.config.block_size)
-    fixed = None if s.generated else fit(drawn(0))  # generated ones are new in every epoch
-    return ((lambda epoch: fixed or fit(drawn(epoch)), fit(valid), fit(test)),
-            model, enc, optimizer, run)
+
+    in_files = None if s.generated else fit(drawn(0))  # the same in every epoch
+
+    def examples_of_epoch(epoch):
+        return fit(drawn(epoch)) if s.generated else in_files
+
+    return (examples_of_epoch, fit(valid), fit(test)), model, enc, optimizer, run
 
 
 def pick_device(name):
@@ -150,7 +154,8 @@ def load_run(path, device="cpu", dropout=0.0):
         enc = tiktoken.Encoding(**ckpt["encoding"])
         model = GPT(GPTConfig(**ckpt["config"] | {"dropout": dropout}))
         model.load_state_dict(ckpt["model"])
-        markers_of(enc), n_thoughts(run.stage, s.curriculum())  # there are markers, and a stage
+        markers_of(enc)  # fails if a special token is missing
+        n_thoughts(run.stage, s.curriculum())  # fails if the stage is no number
     except Exception as error:  # whatever a stranger's file provokes
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise ValueError(f"{path} is no checkpoint of this version of train.py: {reason}") from None

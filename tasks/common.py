@@ -152,16 +152,17 @@ def load_splits(source, task, size, grow, seed, n_train, n_valid, n_test):
     if source == "official":
         source = download_official(task)
     if os.path.isdir(source):
-        parts = [read_examples(find_split(source, task, s)) for s in ("train", "valid", "test")]
+        train, valid, test = (read_examples(find_split(source, task, split))
+                              for split in ("train", "valid", "test"))
     else:
         whole = read_examples(source)
         a = round(0.90 * len(whole))
         b = max(a + 1, round(0.92 * len(whole)))
-        parts = [whole[:a], whole[a:b], whole[b:]]
-        if not all(parts):
+        train, valid, test = whole[:a], whole[a:b], whole[b:]
+        if not (train and valid and test):
             raise ValueError(f"{source} has {len(whole)} problems, too few to split 90 : 2 : 8")
-    train, test = parts[0], unrepeated(parts[2], [], "the test split")[:n_test or None]
-    valid = unrepeated(parts[1], test, "the validation split")[:n_valid or None]
+    test = unrepeated(test, [], "the test split")[:n_test or None]
+    valid = unrepeated(valid, test, "the validation split")[:n_valid or None]
     held_out = {example.question for example in valid + test}
     unseen = [example for example in train if example.question not in held_out]
     if len(unseen) < len(train):

@@ -122,7 +122,7 @@ def test_a_tiny_batch_cannot_be_memorized(task):
 def test_tokens_are_counted_otherwise_than_in_the_papers_table(monkeypatch):
     """Thoughts and written tokens; not markers, pauses or the end token."""
     def five_written_tokens(model, prompts, *_):
-        return ["### no"] * len(prompts), [5] * len(prompts)
+        return [("### no", 5)] * len(prompts)
 
     monkeypatch.setattr(sample, "answers", five_written_tokens)
     examples, enc = examples_and_encoding()
