@@ -123,7 +123,7 @@ WORDS = ROOT / "results" / "words"
 def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(layers, nodes):
     page = PAGES[ROOT / "docs" / "words.md"]
     rows = re.findall(rf"^\| {layers} \| {nodes} \| (.*) \|$", page, re.M)
-    (_, *means, difference, interval, guess), again, _ = (row.split(" | ") for row in rows)
+    (_, *means, difference, interval, guess), again, kinds = (row.split(" | ") for row in rows)
     depth = "-layers4" if layers == 4 else ""
     names = {method: [log.stem for log in WORDS.glob(f"nodes{nodes}{depth}-{method}-seed?.jsonl")]
              for method in ("coconut", "cot")}
@@ -145,6 +145,9 @@ def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(laye
     tokens = [("coconut", 0, "tokens"), ("cot", 4, "tokens")]
     assert again == [*(f"{100 * measured(*share):.1f}" for share in shares),
                      *(f"{measured(*count):.1f}" for count in tokens)]
+    written = (WORDS / "accuracy" / f"nodes{nodes}{depth}-cot-seed0.txt").read_text()
+    assert kinds == [re.search(rf"(\d+\.\d)%  {kind}$", written, re.M)[1] for kind in
+                     ("correct path", "longer path", "wrong target", "hallucination")]
 
 
 def test_the_range_of_models_without_thoughts_or_words_is_told_otherwise_than_measured():
