@@ -22,7 +22,7 @@ from data import collate, count_learned, encode, encode_question, end_of, marker
 from harness.gpt2 import load_gpt2
 from harness.ranks import share, total
 from harness.settings import Settings
-from harness.start import load_run, pick_device, problems_that_fit, saved_settings
+from harness.start import load_run, pick_device, problems_that_fit
 from model import first_predicting, generate, supervised_loss, think
 from tasks.common import MOST_CHARACTERS
 from tasks.record import is_correct
@@ -215,8 +215,6 @@ def continue_text(args):
     if not args.question or any(x is not None for x in (args.ckpt, args.n_thoughts, args.top)):
         raise ValueError("--init needs a --question, the text to go on with, and takes neither "
                          "--ckpt nor, as there are no thoughts, --n_thoughts and --top")
-    if saved_settings(args.init):
-        raise ValueError(f"{args.init} is a checkpoint of train.py: name it by --ckpt")
     refuse_if_long(args.question)
     model, enc = load_gpt2(args.init)
     model = model.to(pick_device(args.device)).eval()

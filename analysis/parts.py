@@ -12,8 +12,8 @@ Where the time of a run goes: milliseconds a step by part, at every stage of its
     evaluation   of the validation problems after an epoch, as its share of a step
 
 Beside them: the operations of a step, forward and backward, in GFLOP; how many of these a second
-it reaches; and how many a large matrix product does. A last line adds up the whole run. The model
-has not learned when to stop: it writes as much as the longest solution has.
+it reaches; and how many a large matrix product does. A last line adds up the whole run. A new
+model has not learned when to stop: it writes as much as the longest solution has.
 """
 import random
 from collections import Counter

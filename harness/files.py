@@ -38,7 +38,7 @@ def read_torch(path):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:
         raise ValueError(f"cannot read {path} as a file torch saved: it is none, or it holds more "
-                         "than tensors and numbers") from None
+                         "than tensors and plain values") from None
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read {path} as a file torch saved: {reason}") from None

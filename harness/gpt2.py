@@ -25,6 +25,8 @@ def load_gpt2(source, dropout=0.0):
         raise ValueError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it where "
                          "there is a network, and give its path instead") from None
     tensors = read_torch(path)
+    if isinstance(tensors, dict) and "settings" in tensors:
+        raise ValueError(f"{path} is a checkpoint of train.py: name it by --ckpt")
     try:
         model = GPT.from_pretrained(dict(tensors), n_head_beside(path), dropout)
     except KeyError as error:

@@ -136,8 +136,7 @@ DEFAULTS = {
     "save_every":       (10.0,   300.0),
 }
 # What the paper's chains of steps need, which files hold, also from scratch.
-CHAINS = ("c_thought", "eot", "max_latent_stage", "extra_stage", "icot_tokens",
-          "icot_all_beyond")
+CHAINS = ("c_thought", "eot", "max_latent_stage", "extra_stage", "icot_tokens", "icot_all_beyond")
 
 
 def defaults(task, scratch):
