@@ -307,7 +307,7 @@ def generate(model, ids, thought, real, max_new_tokens, end_id, edit=None):
         writing = (new[alive, :n + 1] != end_id).all(dim=1) & (n + 1 < room[alive])
         if not writing.any():
             break
-        if 2 * writing.sum() <= len(alive):  # drop finished rows; it copies the cache, so by halves
+        if 2 * writing.sum() <= len(alive):  # dropping rows copies the cache, so wait for half
             alive, token, pos, real = (rows[writing] for rows in (alive, token, pos, real))
             past = [[(k[writing], v[writing]) for k, v in layer] for layer in past]
         real = F.pad(real, (0, 1), value=True)
