@@ -117,21 +117,25 @@ def test_the_table_of_formats_differs_from_the_logs(row, name):
 WORDS = ROOT / "results" / "words"
 
 
+def share_of(kind, text):
+    """In %, as `python -m analysis accuracy` has it for a kind of answer."""
+    return float(re.search(rf"(\d+\.\d)%  {kind}$", text, re.M)[1])
+
+
 @pytest.mark.parametrize("layers, nodes", sorted(
     (4 if "layers4" in log.name else 2, int(re.match(r"nodes(\d+)", log.name)[1]))
     for log in WORDS.glob("*-coconut-seed0.jsonl")))
 def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(layers, nodes):
-    page = PAGES[ROOT / "docs" / "words.md"]
-    rows = re.findall(rf"^\| {layers} \| {nodes} \| (.*) \|$", page, re.M)
-    (_, *means, difference, interval, guess), again, kinds = (row.split(" | ") for row in rows)
+    pages = PAGES[ROOT / "docs" / "words.md"] + PAGES[ROOT / "docs" / "why.md"]
+    rows = re.findall(rf"^\| {layers} \| {nodes} \| (.*) \|$", pages, re.M)
+    (*means, difference, interval, lead, guess), again, kinds = (row.split(" | ") for row in rows)
     depth = "-layers4" if layers == 4 else ""
     names = {method: [log.stem for log in WORDS.glob(f"nodes{nodes}{depth}-{method}-seed?.jsonl")]
              for method in ("coconut", "cot")}
     coconut, cot = ([str(WORDS / f"{name}.jsonl") for name in names[m]] for m in names)
     for told, logs in zip(means, (coconut, cot), strict=True):
         tests = [100 * read_metrics(log)[2]["test_accuracy"] for log in logs]
-        spread = f" ± {stdev(tests):.1f}" if len(tests) > 1 else ""
-        assert len(tests) in (1, 3) and told == f"{mean(tests):.1f}{spread}"
+        assert len(tests) == 3 and told == f"{mean(tests):.1f} ± {stdev(tests):.1f}"
     assert [difference, interval] == comparison([*cot, *coconut])[1][-2:]
     if nodes != 20:  # to draw these problems anew takes seconds
         guesses = [best_guess(s, result) for s, _, result in map(read_metrics, cot)]
@@ -141,13 +145,15 @@ def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(laye
         files = [WORDS / "retry" / f"{name}.json" for name in names[method]]
         return mean(json.loads(file.read_text())["retry"]["rows"][tries][what] for file in files)
 
-    shares = [("coconut", 0, "with a coin"), ("cot", 0, "with a coin"), ("cot", 0, "neither"),
-              ("cot", 4, "accuracy"), ("cot", 4, "with a coin")]
+    coin = "with a coin"
+    assert lead == f"{100 * (measured('coconut', 0, coin) - measured('cot', 0, coin)):+.1f}"
+    shares = [("coconut", 0, coin), ("cot", 0, coin), ("cot", 0, "neither"),
+              ("cot", 4, "accuracy"), ("cot", 4, coin)]
     tokens = [("coconut", 0, "tokens"), ("cot", 4, "tokens")]
     assert again == [*(f"{100 * measured(*share):.1f}" for share in shares),
                      *(f"{measured(*count):.1f}" for count in tokens)]
-    written = (WORDS / "accuracy" / f"nodes{nodes}{depth}-cot-seed0.txt").read_text()
-    assert kinds == [re.search(rf"(\d+\.\d)%  {kind}$", written, re.M)[1] for kind in
+    written = [(WORDS / "accuracy" / f"{name}.txt").read_text() for name in names["cot"]]
+    assert kinds == [f"{mean(share_of(kind, text) for text in written):.1f}" for kind in
                      ("correct path", "longer path", "wrong target", "hallucination")]
 
 
@@ -155,7 +161,7 @@ def test_the_range_of_models_without_thoughts_or_words_is_told_otherwise_than_me
     logs = [log for method in ("pause_as_thought", "no_cot")
             for log in WORDS.glob(f"*-{method}-*.jsonl")]
     tests = [100 * read_metrics(str(log))[2]["test_accuracy"] for log in logs]
-    assert len(logs) >= 10 and (f"get between {min(tests):.0f} and {max(tests):.0f} % at every size"
+    assert len(logs) == 30 and (f"get between {min(tests):.0f} and {max(tests):.0f} %"
                                 in PAGES[ROOT / "docs" / "words.md"])
 
 
