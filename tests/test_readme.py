@@ -178,18 +178,36 @@ def accuracies(path):
 def test_the_page_on_official_sizes_tells_other_accuracies_than_were_measured():
     page = PAGES[ROOT / "docs" / "official.md"]
     rows = re.findall(r"^\| (?:\w+: )?\d00 .*", page, re.M)
-    told = [row.strip("| ").split(" | ")[1:4] for row in rows]
+    told = [row.strip("| ").split(" | ")[1:6] for row in rows]
     measured = []
     for model in ("prontoqa-5hops", "prosqa-28nodes"):
         for kind in ("balanced", "generated", "official"):
-            (first, *_), (second, *rules) = (accuracies(OFFICIAL / run / f"{model}-{kind}.txt")
-                                             for run in ("first", "second"))
-            measured.append([first, second, max(rules, key=float)])
+            files = [OFFICIAL / run / f"{model}{method}-{kind}.txt"
+                     for method in ("", "-cot") for run in ("first", "second")]
+            cells = [accuracies(file) if file.exists() else ["-"] for file in files]
+            measured.append([cell[0] for cell in cells] + [max(cells[1][1:], key=float)])
     assert told == measured
-    for log in OFFICIAL.glob("*-second-*.jsonl"):
-        s, _, result = read_metrics(str(log))
-        assert (f"| {100 * result['test_accuracy']:.1f} | {100 * best_guess(s, result):.1f} |"
-                in page)
+    for task in ("prontoqa", "prosqa"):
+        s, _, result = read_metrics(str(OFFICIAL / f"{task}-second-coconut-seed1.jsonl"))
+        row, = (row for row in told if row[1] == f"{100 * result['test_accuracy']:.1f}")
+        assert row[-1] == f"{100 * best_guess(s, result):.1f}"
+
+
+def test_the_page_on_official_sizes_tells_other_things_of_words_on_prosqa_than_were_measured():
+    page = " ".join(PAGES[ROOT / "docs" / "official.md"].split())
+    retries = json.loads((OFFICIAL / "first" / "prosqa-28nodes-cot-retry.json").read_text())
+    once = retries["retry"]["rows"][0]
+    assert (f"Of the {100 - 100 * once['accuracy']:.1f} % that words get wrong there, "
+            f"{100 * once['neither']:.1f} name neither option.") in page
+    assert f"words get {100 * once['with a coin']:.1f} %" in page
+    words, thoughts = ([json.loads(line) for line in (
+        OFFICIAL / f"prosqa-second-{method}-seed1.jsonl").read_text().splitlines()[1:]]
+        for method in ("cot", "coconut"))
+    then, = (line for line in thoughts[:-1] if line["step"] == words[-1]["step"])
+    assert (f"after {words[-1]['step']:,} of its {thoughts[-1]['step']:,} training steps. By then "
+            f"thoughts had got {100 * then['val_accuracy']:.1f} % of {then['val_n']} validation "
+            f"problems in their second run, and words {100 * words[-1]['val_accuracy']:.1f} %."
+            ) in page
 
 
 def test_the_readme_quotes_another_line_than_the_log_has():
@@ -280,10 +298,12 @@ def test_a_training_command_is_refused(command):
 
 @pytest.mark.parametrize("run", ["first", "second"])
 @pytest.mark.parametrize("task", ["prontoqa", "prosqa"])
-def test_a_command_of_an_official_size_has_other_settings_than_its_run(task, run):
-    command, = [command for command in COMMANDS if command.endswith(f"out/{run}-{task}")]
+@pytest.mark.parametrize("method", ["coconut", "cot"])
+def test_a_command_of_an_official_size_has_other_settings_than_its_run(method, task, run):
+    name = f"out/{run}-{task}" + ("" if method == "coconut" else f"-{method}")
+    command, = [command for command in COMMANDS if command.endswith(name)]
     given = parse(shlex.split(command))
-    log, = OFFICIAL.glob(f"{task}-{run}-*.jsonl")
+    log, = OFFICIAL.glob(f"{task}-{run}-{method}-*.jsonl")
     logged = vars(read_metrics(str(log))[0])
     if run == "first":  # the second takes from the first what is left out
         given = vars(complete(given))
