@@ -92,33 +92,43 @@ def test_a_killed_run_has_lost_more_than_save_every_seconds(tmp_path):
 # ---------------------------------------------------------------------------------------------
 # Signals
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
 @pytest.fixture
 def started(tmp_path):
-    """A run of its own, that has begun to train; it heeds SIGHUP also if pytest runs by nohup."""
-    options = [*DROPOUT_AND_MIXING, "--n_train", "1600", "--out_dir", str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, "-u", "train.py", *options], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"},
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
-    while "step 50/" not in process.stdout.readline():
-        assert process.poll() is None, process.stderr.read()
-    yield process
-    process.kill()
-    process.communicate()
+    """{signal: a run that has begun to train}; it heeds SIGHUP also if pytest runs by nohup."""
+    runs = {}
+    for number in SIGNALS:
+        options = [*DROPOUT_AND_MIXING, "--n_train", "1600", "--batch_size", "1", "--out_dir",
+                   str(tmp_path / number.name)]
+        runs[number] = subprocess.Popen(
+            [sys.executable, "-u", "train.py", *options], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+    yield runs
+    for run in runs.values():
+        run.kill()
+        run.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stopped_run_is_not_saved_or_does_not_say_how_to_go_on(started, tmp_path, number):
-    before = weights(tmp_path / "run")["run"]["step"]
-    started.send_signal(number)
-    out, err = started.communicate(timeout=30)
-    assert started.returncode == 128 + number and err == ""
-    command = f"go on:  python train.py --out_dir {tmp_path / 'run'} --resume\n"
-    assert out.endswith(command) == (number != signal.SIGHUP)  # then nobody listens any more
-    step = weights(tmp_path / "run")["run"]["step"]
-    assert step >= 50 > before
-    training.main(["--resume", "--out_dir", str(tmp_path / "run"), "--max_steps", str(step + 1)])
-    assert weights(tmp_path / "run")["run"]["step"] == step + 1
+def test_a_stopped_run_is_not_saved_or_does_not_say_how_to_go_on(started, tmp_path):
+    for number, run in started.items():
+        while "step 50/" not in run.stdout.readline():
+            assert run.poll() is None, run.stderr.read()
+        assert weights(tmp_path / number.name)["run"]["step"] == 0
+        run.send_signal(number)
+    for number, run in started.items():
+        out_dir = tmp_path / number.name
+        out, err = run.communicate(timeout=30)
+        assert run.returncode == 128 + number and err == ""
+        command = f"go on:  python train.py --out_dir {out_dir} --resume\n"
+        assert out.endswith(command) == (number != signal.SIGHUP)  # then nobody listens any more
+        step = weights(out_dir)["run"]["step"]
+        assert step >= 50
+        training.main(["--resume", "--out_dir", str(out_dir), "--max_steps", str(step + 1)])
+        assert weights(out_dir)["run"]["step"] == step + 1
 
 
 def test_a_second_ctrl_c_has_to_wait():
