@@ -128,15 +128,18 @@ def share_of(kind, text):
 def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(layers, nodes):
     pages = PAGES[ROOT / "docs" / "words.md"] + PAGES[ROOT / "docs" / "why.md"]
     rows = re.findall(rf"^\| {layers} \| {nodes} \| (.*) \|$", pages, re.M)
-    (*means, difference, interval, lead, guess), again, kinds = (row.split(" | ") for row in rows)
+    (*means, difference, interval, by_seed, lead, guess), again, kinds = (
+        row.split(" | ") for row in rows)
     depth = "-layers4" if layers == 4 else ""
     names = {method: [log.stem for log in WORDS.glob(f"nodes{nodes}{depth}-{method}-seed?.jsonl")]
              for method in ("coconut", "cot")}
     coconut, cot = ([str(WORDS / f"{name}.jsonl") for name in names[m]] for m in names)
-    for told, logs in zip(means, (coconut, cot), strict=True):
-        tests = [100 * read_metrics(log)[2]["test_accuracy"] for log in logs]
-        assert len(tests) == 3 and told == f"{mean(tests):.1f} ± {stdev(tests):.1f}"
+    tests = [[100 * read_metrics(log)[2]["test_accuracy"] for log in sorted(logs)]
+             for logs in (coconut, cot)]
+    assert [len(seeds) for seeds in tests] == [3, 3]
+    assert means == [f"{mean(seeds):.1f} ± {stdev(seeds):.1f}" for seeds in tests]
     assert [difference, interval] == comparison([*cot, *coconut])[1][-2:]
+    assert by_seed == " ".join(f"{a - b:+.1f}" for a, b in zip(*tests))
     if nodes != 20:  # to draw these problems anew takes seconds
         guesses = [best_guess(s, result) for s, _, result in map(read_metrics, cot)]
         assert guess == f"{100 * mean(guesses):.1f}"
@@ -184,7 +187,7 @@ def test_the_page_on_official_sizes_tells_other_accuracies_than_were_measured():
         for kind in ("balanced", "generated", "official"):
             files = [OFFICIAL / run / f"{model}{method}-{kind}.txt"
                      for method in ("", "-cot") for run in ("first", "second")]
-            cells = [accuracies(file) if file.exists() else ["-"] for file in files]
+            cells = [accuracies(file) if file.exists() else ["stopped"] for file in files]
             measured.append([cell[0] for cell in cells] + [max(cells[1][1:], key=float)])
     assert told == measured
     for task in ("prontoqa", "prosqa"):
@@ -197,8 +200,8 @@ def test_the_page_on_official_sizes_tells_other_things_of_words_on_prosqa_than_w
     page = " ".join(PAGES[ROOT / "docs" / "official.md"].split())
     retries = json.loads((OFFICIAL / "first" / "prosqa-28nodes-cot-retry.json").read_text())
     once = retries["retry"]["rows"][0]
-    assert (f"Of the {100 - 100 * once['accuracy']:.1f} % that words get wrong there, "
-            f"{100 * once['neither']:.1f} name neither option.") in page
+    assert (f"They get {100 - 100 * once['accuracy']:.1f} % of the balanced problems wrong, and in "
+            f"{100 * once['neither']:.1f} % their answer names neither option.") in page
     assert f"words get {100 * once['with a coin']:.1f} %" in page
     words, thoughts = ([json.loads(line) for line in (
         OFFICIAL / f"prosqa-second-{method}-seed1.jsonl").read_text().splitlines()[1:]]
