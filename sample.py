@@ -190,6 +190,8 @@ def ask_checkpoint(args):
         if not c.fill:
             raise ValueError(f"--n_thoughts: the model was trained as {s.method}, without thoughts")
         k = args.n_thoughts
+    if args.top is not None and c.fill != "thought":
+        raise ValueError(f"--top: the model was trained as {s.method}, without thoughts to look at")
     most = s.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
     top = 4 if args.top is None else min(args.top, enc.n_vocab)
     options = (k, top, most)

@@ -58,7 +58,8 @@ def train(s, splits, model, enc, optimizer, keeper):
         model.train()
         for stage, batch in keeper.batches(epoch_batches):
             if stage != run.stage:
-                keeper.at_new_stage(stage, examples)
+                run.stage = stage
+                keeper.at_new_stage(examples)
                 if s.reset_optimizer:  # its averages are of the stage before; as in the paper
                     optimizer.state.clear()
                     run.stage_step = 0

@@ -13,6 +13,7 @@ need matplotlib.
 import argparse
 import json
 import os
+import re
 from dataclasses import replace
 from statistics import mean
 
@@ -74,7 +75,9 @@ def sizes(args):
         rows.append({"method": s.method, "layers": s.n_layer, "size": getattr(s, differ[0]),
                      "seeds": [result["test_accuracy"] for *_, result in runs]} | pooled(runs))
     places = {(row["method"], row["layers"], row["size"]) for row in rows}
-    if len(places) < len(rows) or len({runs[0][0].data for runs in groups}) > 1:
+    may_differ = re.compile(rf" --(n_layer|{differ[0]}) \S+")
+    kinds = {(s.method, s.data, may_differ.sub("", label(s))) for ((s, *_), *_) in groups}
+    if len(places) < len(rows) or len(kinds) > len({row["method"] for row in rows}):
         raise ValueError("besides their size the runs may differ in seed, method and n_layer only")
     draw.sizes(rows, differ[0]).savefig(args.out)
     print(f"drew {len(rows)} points to {args.out}")
@@ -281,20 +284,19 @@ def main(argv=None):
                                      description="Look at runs that are done.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    def command(function, several=False):
+    def command(function, runs="run"):
         sub = commands.add_parser(function.__name__, description=function.__doc__,
                                   help=function.__doc__.splitlines()[0].rstrip("."))
-        if several is not None:
-            name = "runs" if several else "run"
-            sub.add_argument(name, nargs="+" if several else None, metavar=name.upper())
+        if runs:
+            sub.add_argument(runs, nargs="+" if runs == "runs" else None, metavar=runs.upper())
         sub.set_defaults(function=function)
         return sub
 
-    for sub in (command(curve, several=True), command(bars, several=True),
-                command(sizes, several=True), command(passes, None)):
+    for sub in (command(curve, "runs"), command(bars, "runs"), command(sizes, "runs"),
+                command(passes, None)):
         sub.add_argument("--out", default="out.png", help="the picture (default: %(default)s)")
-    command(table, several=True)
-    command(compare, several=True)
+    command(table, "runs")
+    command(compare, "runs")
     command(slim).add_argument("--out", default="slim.pt", help="(default: %(default)s)")
     command(shortcuts)
     for function in (accuracy, sweep, retry, tree, superposition, intervene, decode):

@@ -30,7 +30,7 @@ from data import collate, encode, end_of, gpt2_encoding, markers_of, text_of, wo
 from harness.start import pick_device
 from model import (GPT, GPTConfig, first_predicting, positions_and_mask, supervised_loss,
                    think)
-from sample import answers, collate_prompts, prompts_of
+from sample import collate_prompts, prompts_of, written_answers
 from tasks import TASKS
 from tasks.common import load_splits, read_examples
 
@@ -59,7 +59,8 @@ def start(args):
     torch.manual_seed(0)
     n = max(args.batch_size, args.problems)
     examples = (read_examples(args.data) if args.data else
-                load_splits("generated", args.task, {}, False, 0, 1, 1, n)[2])
+                load_splits("generated", args.task, size={}, grow=0, seed=0, n_train=1, n_valid=1,
+                            n_test=n)[2])
     enc = gpt2_encoding() if args.tokenizer == "gpt2" else word_encoding(map(text_of, examples))
     shape = (1024, enc.n_vocab, args.n_layer, args.n_head, args.n_embd)
     return GPT(GPTConfig(*shape)).to(args.device), enc, examples
@@ -74,7 +75,7 @@ def batch_at(stage, args, enc, examples):
         targets[:, :-10] = NO_LOSS
         thought = (column >= args.columns - 11 - stage) & (column < args.columns - 11)
         return ids, targets, thought.expand_as(ids), torch.ones_like(ids, dtype=torch.bool)
-    c, marks = Curriculum(max_latent_stage=args.stages[-1]), markers_of(enc)
+    c, marks = Curriculum(max_latent_stage=max(args.stages)), markers_of(enc)
     sequences = [build(encode(example, enc), stage, c, marks)
                  for example in examples[:args.batch_size]]
     return collate(sequences, marks.thought, args.device)
@@ -140,13 +141,14 @@ def step_flops(model, batch):
     """FLOPs that a step needs: 2 forward and 4 backward for each weight and token, and attention's
     two products. Padding is work without use, and so is not counted."""
     _, targets, _, real = batch
-    c = model.config
+    config = model.config
     lengths = real.sum(dim=1)
     wanted = real[:, first_predicting(targets):].sum(dim=1)  # states that the last layer computes
-    dense = 12 * ((c.n_layer - 1) * lengths + wanted) + 2 * (lengths - wanted)  # keys and values
-    attention = 2 * lengths * ((c.n_layer - 1) * lengths + wanted)
-    head = c.vocab_size * (targets >= 0).sum(dim=1)
-    return 6 * c.n_embd * (c.n_embd * dense + attention + head).sum().item()
+    full = (config.n_layer - 1) * lengths + wanted
+    dense = 12 * full + 2 * (lengths - wanted)  # the last layer's keys and values
+    attention = 2 * lengths * full
+    head = config.vocab_size * (targets >= 0).sum(dim=1)
+    return 6 * config.n_embd * (config.n_embd * dense + attention + head).sum().item()
 
 
 def measure_steps(args):
@@ -178,13 +180,10 @@ def measure_steps(args):
 def measure_evaluation(args):
     """{ours, slow}: problems answered a second at the last stage; slow: a few, one by one."""
     model, enc, examples = start(args)
-    model.eval()
-    prompts = prompts_of(examples, args.stages[-1], Curriculum(), enc)
-    prompts = sorted(prompts, key=len)[:args.problems]
+    prompts = prompts_of(examples[:args.problems], max(args.stages), Curriculum(), enc)
 
     began = now(args.device)
-    for i in range(0, len(prompts), args.eval_batch):
-        answers(model, prompts[i:i + args.eval_batch], enc, args.new_tokens)
+    written_answers(model, prompts, enc, args.eval_batch, args.new_tokens)
     ours = len(prompts) / (now(args.device) - began)
 
     some = prompts[::max(1, len(prompts) // 8)]
@@ -214,7 +213,7 @@ def parse(argv):
     add("--columns", type=int, help="no problems but rows of so many random tokens")
     add("--tokenizer", default="word", choices=["word", "gpt2"], help="(default: %(default)s)")
     add("--stages", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5, 6],
-        help="a row for each (default: 0 .. 6); the last is taken for the last of the curriculum")
+        help="a row for each (default: 0 .. 6)")
     for name, default in [("batch_size", 8), ("n_layer", 4), ("n_head", 4), ("n_embd", 256),
                           ("rounds", 7), ("problems", 64), ("eval_batch", 64), ("new_tokens", 10)]:
         add(f"--{name}", type=int, default=default, help="(default: %(default)s)")
@@ -226,7 +225,8 @@ def parse(argv):
 
 def check(args):
     """Raise ValueError for numbers that nothing can be measured with."""
-    for name in ("batch_size", "n_layer", "n_head", "n_embd", "rounds", "problems", "eval_batch"):
+    for name in ("batch_size", "n_layer", "n_head", "n_embd", "rounds", "problems", "eval_batch",
+                 "new_tokens"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be more than 0")
     if args.n_embd % args.n_head or args.n_embd % 2:

@@ -29,8 +29,9 @@ def passes(tokens, thought, learned):
         if end < len(tokens):
             panel.annotate("", (end, row + 0.72), (end - 1, row + 0.28), arrowprops={
                 "arrowstyle": "-|>", "color": "C1", "linewidth": 2})
-    for column in (column for column, is_learned in enumerate(learned) if is_learned):
-        panel.text(column, len(starts) - 1.4, "target", ha="center", color="C3")
+    for column, is_learned in enumerate(learned):
+        if is_learned:
+            panel.text(column, len(starts) - 1.4, "target", ha="center", color="C3")
     panel.set(xlim=(-0.6, len(tokens) - 0.4), ylim=(len(starts) - 1.3, -0.5), xticks=[],
               yticks=range(len(starts) - 1), xlabel="gray: kept from earlier passes; orange: a "
               "thought, which is the last state of the pass before",
@@ -57,11 +58,11 @@ def bars(groups):
             some.sort(key=lambda group: -list(COLORS).index(group["method"]))
             panel.barh([group["method"] for group in some], [100 * g["accuracy"] for g in some],
                        xerr=spread(some), capsize=3, color=[COLORS[g["method"]] for g in some])
-            panel.axvline(100 * some[-1]["guess"], color="C3", linestyle="--", label="best guess")
-            panel.set(title="balanced " * (data == "balanced") + task, xlim=(0, 103))
+            panel.axvline(100 * some[-1]["guess"], color="C3", linestyle="--")
+            panel.set(title=task if data == "generated" else f"{data} {task}", xlim=(0, 103))
     for panel in panels[-1]:
         panel.set_xlabel("accuracy, %\n(95 % interval over problems)")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right")
+    figure.legend([figure.axes[0].lines[0]], ["best guess"], loc="outside upper right")
     return figure
 
 

@@ -36,13 +36,12 @@ from sample import evaluate
 
 PARTS = ["problems", "tokens", "forward", "backward", "optimizer", "evaluation"]
 STEPS, WARM_UP = 20, 3  # steps that are timed at each stage, after some that are not
+UNUSED = ("resume", "max_steps", "out_dir", "save_every", "max_new_tokens", "n_test")
 
 
 def measure(s):
     """[{"stage": .., part: ms a step, .., "step": their sum, "steps of a run", "GFLOP" of a step,
     "GFLOP per s", "matmul's"}, ..]."""
-    if s.resume or s.max_steps:
-        raise ValueError("--resume and --max_steps would change nothing: it measures whole runs")
     few = replace(s, n_train=(STEPS + WARM_UP) * s.batch_size) if s.generated else s
     (examples_of_epoch, valid, _), model, enc, optimizer, _ = start(few)
     c, marks, device = s.curriculum(), markers_of(enc), str(model.wte.weight.device)
@@ -113,10 +112,16 @@ def measure(s):
 
 def main(argv=None):
     try:
-        given = parse(argv)
+        given = parse(argv, "-m analysis.parts", "Where the time of a run goes.")
+        for name in UNUSED:
+            if name in given:
+                raise ValueError(f"--{name} would change nothing: whole runs are measured, and "
+                                 "none is kept")
         lines = measure(complete(given, saved_settings(given.get("init", "scratch"))))
     except ValueError as error:
         raise SystemExit(f"parts: {error}")
+    except KeyboardInterrupt:
+        raise SystemExit(130)
     print()
     print_table(lines[0], [[f"{value:.0f}" if name in ("stage", "steps of a run") else
                             f"{value:.1f}" for name, value in line.items()] for line in lines])

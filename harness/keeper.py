@@ -68,9 +68,10 @@ class Keeper:
         """Whether the run has reached --max_steps."""
         return self.run.step == self.s.max_steps
 
-    def at_new_stage(self, stage, examples):
-        """Say what it trains, on one of the longer examples, split where the loss begins."""
-        self.run.stage = stage
+    def at_new_stage(self, examples):
+        """Say what it trains, on one of the longer examples, split where the loss begins. Before
+        the first step of all, save the run."""
+        stage = self.run.stage
         if self.run.step == 0:
             self.save()  # a full disk shows now, not after an hour
         example = max(examples[:50], key=lambda example: len(example.steps))
@@ -93,7 +94,8 @@ class Keeper:
             yield batch
 
     def before_step(self, nats, learned, norm):
-        """Add up the loss in nats; FloatingPointError if it or the norm is not finite."""
+        """Add up the loss in nats, and learn from all ranks whether to stop after this step.
+        FloatingPointError if the loss or the norm is not finite."""
         nats, self.stopping = total([nats, self.stop.asked], self.device)
         if not math.isfinite(nats + norm):
             raise FloatingPointError(

@@ -18,7 +18,8 @@ def option(help, default=None, **kwargs):
 @dataclass
 class Options:
     """All options of a run but the sizes of problems. For a default of None see DEFAULTS."""
-    task: str = option("what to learn", "prontoqa", choices=list(TASKS))
+    task: str = option("what to learn; after --init CKPT the same as there", "prontoqa",
+                       choices=list(TASKS))
     method: str = option("what takes the place of the steps", "coconut", choices=list(METHODS))
     data: str = option("problems: generated, balanced (generated so that no known rule guesses "
                        "well), official (downloaded), a folder or a file", "generated")
@@ -147,11 +148,12 @@ def defaults(task, scratch):
     return {name: value for name, value in (general | sizes | own).items() if value is not None}
 
 
-def parse(argv=None):
+def parse(argv=None, program="train.py",
+          purpose="Train a model to reason in continuous thoughts."):
     """The options that a person typed, and only those, as a dict."""
     parser = argparse.ArgumentParser(
-        description="Train a model to reason in continuous thoughts.", allow_abbrev=False,
-        usage="python train.py [options]   (--help explains them)",
+        description=purpose, allow_abbrev=False,
+        usage=f"python {program} [options]   (--help explains them)",
         epilog=f"Defaults in brackets are those of {', '.join(TASKS)}: from scratch | on GPT-2.")
     tables = [[defaults(task, scratch) for task in TASKS] for scratch in (True, False)]
     for f in fields(Settings):
@@ -178,7 +180,7 @@ def complete(given, saved=None):
 
     saved: the Settings of the run whose checkpoint --init names. They replace the tables, except
     where the two kinds of data, generated or from files, need different ones."""
-    s = Settings(**given)
+    s = Settings(**({"task": saved.task} if saved else {}) | given)
     values = defaults(s.task, s.init == "scratch")
     if not s.generated:  # files hold problems like the paper's
         paper = defaults(s.task, scratch=False)
@@ -186,6 +188,11 @@ def complete(given, saved=None):
         values |= dict.fromkeys(("n_train", "n_valid", "n_test"), 0)
     if saved and saved.task == s.task:
         own = set() if saved.generated == s.generated else {*SIZES, "n_train", "n_valid", "n_test"}
+        stages = defaults(s.task, scratch=True)["max_latent_stage"]
+        by_size = callable(stages) and stages(saved.size()) == saved.max_latent_stage
+        if by_size and s.generated and saved.generated:  # then by the size of the new ones, too
+            own.add("max_latent_stage")
+            values["max_latent_stage"] = stages
         values |= {name: getattr(saved, name) for name in values.keys() - own}
     for name, value in values.items():
         if getattr(s, name) is None:

@@ -81,7 +81,7 @@ def start(s):
         lines = [line_of(step) for example in drawn(0) for step in example.steps]
         s.steps = "sentences" if any(line.endswith("\n") for line in lines) else "names"
     if not s.resume:
-        model, enc = start_model(s, [text_of(example) for example in drawn(0)])
+        model, enc = start_model(s, drawn)
         model.to(device)
         optimizer, run = new_optimizer(s, model), Run()
     else:
@@ -128,10 +128,11 @@ def new_optimizer(s, model):
     return torch.optim.AdamW(model.parameters(), **options)
 
 
-def start_model(s, texts):
-    """A model and its Encoding, as --init and --tokenizer say; texts give a new one its words."""
+def start_model(s, drawn):
+    """A model and its Encoding, as --init and --tokenizer say; the problems of the first epoch,
+    drawn(0), give a new one its words."""
     if s.init == "scratch":
-        enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(texts)
+        enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(map(text_of, drawn(0)))
         sizes = (s.block_size, enc.n_vocab, s.n_layer, s.n_head, s.n_embd, s.dropout)
         return GPT(GPTConfig(*sizes)), enc
     if not saved_settings(s.init):
@@ -172,11 +173,12 @@ def tested_problems(s, source=None):
             print(f"note: {s.data}, which the run learned from, is not here; if {source} is the "
                   "same, most of these problems were trained on: go where the run was started")
         return unrepeated(read_examples(source), [], source)
-    new = source in GENERATED
-    n_test = s.n_test if new == s.generated else 500 if new else 0
-    _, _, test = load_splits(source, s.task, s.size(), grow=0, seed=s.seed, n_train=1, n_valid=1,
-                             n_test=n_test)
-    return test
+    if source in GENERATED:
+        n_valid, n_test = 1, s.n_test if s.generated else 500
+    else:
+        n_valid, n_test = (0, 0) if s.generated else (s.n_valid, s.n_test)
+    return load_splits(source, s.task, s.size(), grow=0, seed=s.seed, n_train=1, n_valid=n_valid,
+                       n_test=n_test)[2]
 
 
 def problems_that_fit(s, model, enc, source=None):

@@ -34,8 +34,7 @@ SCRATCH = {"max_value": 30, "most_steps": 2, "n_layer": 3, "c_thought": 2, "epoc
            "max_latent_stage": lambda size: size["most_steps"], "epochs_per_stage": 3, "epochs": 17,
            "decay_epochs": 5, "icot_tokens": 4, "icot_all_beyond": 39, "max_new_tokens": 64}
 PAPER = {"n_train": 385620, "n_valid": 500, "n_test": 1319, "c_thought": 2, "max_latent_stage": 3,
-         "extra_stage": True, "epochs_stage_0": 6, "epochs_per_stage": 3, "icot_all_beyond": 39,
-         "max_new_tokens": 64}
+         "extra_stage": True, "epochs_stage_0": 6, "epochs_per_stage": 3, "max_new_tokens": 64}
 
 
 def read_line(line):

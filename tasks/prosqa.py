@@ -224,8 +224,12 @@ class Graph:
         return distances(node, self.children)
 
     def height(self, node):
-        """Hops to the nearest leaf (paper, section 4.4; its Figure 5 says the farthest)."""
-        return min(hops for leaf, hops in self.below(node).items() if leaf not in self.children)
+        """Hops to the nearest leaf (paper, section 4.4; its Figure 5 says the farthest).
+        ValueError if there is none, which in ProsQA's own problems cannot be."""
+        leaves = [hops for leaf, hops in self.below(node).items() if leaf not in self.children]
+        if not leaves:
+            raise ValueError(f"the rules below {node} lead round in a circle, and nowhere else")
+        return min(leaves)
 
     def leads_to_target(self, node):
         return self.target in self.below(node)
@@ -239,7 +243,7 @@ def category(example, written):
     """Which of CATEGORIES an answer belongs to. Steps that were thought are not written, so a path
     may begin anywhere below the one who is asked about; it is then the best that goes on so."""
     graph = Graph(example)
-    steps, _, label = written.partition("###")
+    steps = written.partition("###")[0]
     sentences, names = re.findall(r"(\w+) is a (\w+)", steps), steps.split()
     if not names:
         return "correct label" if is_correct(written, example.answer) else "incorrect label"
@@ -259,5 +263,5 @@ def category(example, written):
 def shortest_ways(graph):
     """The nodes on any shortest way from the root to the target."""
     down = graph.below(graph.root)
-    return {node for node in down if graph.target in graph.below(node)
-            and down[node] + graph.below(node)[graph.target] == down[graph.target]}
+    return {node for node, hops in down.items()
+            if hops + graph.below(node).get(graph.target, math.inf) == down.get(graph.target)}

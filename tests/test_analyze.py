@@ -356,6 +356,10 @@ def test_a_point_over_the_size_of_problems_lies_elsewhere_or_mixes_sizes(monkeyp
         asked = checksum(start.tested_problems(complete(given)))
         with pytest.raises(SystemExit, match="may differ in seed, method and n_layer only"):
             analyze.main(["sizes", *logs, write_run(tmp_path / "other", "1110", asked, **given)])
+    other = {"task": "prosqa", "nodes": 8, "method": "cot", "n_test": 4, "learning_rate": 0.5}
+    asked = checksum(start.tested_problems(complete(other)))
+    with pytest.raises(SystemExit, match="may differ in seed, method and n_layer only"):
+        analyze.main(["sizes", *logs, write_run(tmp_path / "other", "1110", asked, **other)])
     with pytest.raises(SystemExit, match="none of these is a run of coconut, cot, "):
         analyze.main(["bars", write_run(tmp_path / "other", "1110", method="icot")])
     changed = write_run(tmp_path / "changed", "1110", "p0", task="prosqa", n_test=4)

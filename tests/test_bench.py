@@ -37,12 +37,15 @@ def test_a_number_of_the_table_is_not_positive():
     argv = [*SMALL, "--no-memory", "--stages", "2"]
     line, = bench.measure_steps(bench.parse(argv))
     assert line["thoughts"] == 2 and min(line.values()) > 0
+    lines = bench.measure_steps(bench.parse([*argv, "1"]))
+    assert [line["thoughts"] for line in lines] == [2, 1]
     assert min(bench.measure_evaluation(bench.parse(argv)).values()) > 0
 
 
 @pytest.mark.parametrize("options, message", [
     (f"--data {ROOT / 'LICENSE'}", "holds no problems"), ("--rounds 0", "--rounds must be more"),
-    ("--n_embd 17", "multiple of --n_head"), ("--stages -1", "--stages must be 0 or more"),
+    ("--n_embd 17", "multiple of --n_head"), ("--new_tokens -1", "--new_tokens must be more"),
+    ("--stages -1", "--stages must be 0 or more"),
     ("--columns 2000", "up to 1024"), ("--columns 12 --stages 6", "at least 12 more")])
 def test_a_mistake_ends_in_a_traceback(options, message):
     with pytest.raises(SystemExit, match=f"bench: .*{message}"):

@@ -8,7 +8,7 @@ from conftest import ROOT
 from harness.settings import complete, parse
 from tasks.common import problems
 
-TINY = ("--n_layer 1 --n_head 2 --n_embd 16 --n_train 64 --n_valid 4 --n_test 4 --batch_size 4 "
+TINY = ("--n_layer 1 --n_head 2 --n_embd 16 --n_train 64 --n_valid 4 --batch_size 4 "
         "--device cpu").split()
 
 
@@ -28,11 +28,15 @@ def test_a_part_or_a_stage_is_missing(capsys, options, stages):
     assert whole.startswith(f"a whole run: {16 * s.epochs} steps, ")
 
 
-def test_a_wrong_option_or_too_few_problems_end_in_a_traceback(tmp_path):
+def test_a_wrong_option_or_too_few_problems_end_in_a_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parts.main(["--hopz", "3"])
+    assert "usage: python -m analysis.parts" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="parts: --hops would change nothing"):
         parts.main(["--task", "gsm8k", "--hops", "3"])
-    with pytest.raises(SystemExit, match="parts: --resume and --max_steps would change nothing"):
-        parts.main(["--max_steps", "3"])
+    for unused in (["--max_steps", "3"], ["--n_test", "3"], ["--out_dir", "there"], ["--resume"]):
+        with pytest.raises(SystemExit, match=f"parts: {unused[0]} would change nothing: whole"):
+            parts.main(unused)
     path = tmp_path / "few.json"
     path.write_text(json.dumps(problems("prosqa", 60, 0, nodes=8)))
     with pytest.raises(SystemExit, match="parts: 54 training problems make 2 batches, but 4 are"):

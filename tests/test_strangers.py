@@ -12,8 +12,10 @@ import torch
 
 import train as training
 from data import END, SPECIAL, encode, end_of, markers_of, text_of, word_encoding
+from harness import start
 from harness.files import read_torch
 from harness.gpt2 import load_gpt2
+from harness.settings import complete
 from harness.start import load_run
 from tasks import prosqa
 from tasks.common import download, load_splits, read_examples
@@ -144,6 +146,8 @@ def test_a_problem_is_trained_on_and_tested_on(tmp_path, capsys):
     train, valid, test = load_splits(str(tmp_path), "prosqa", {}, False, 0, 0, 0, 0)
     assert [e.question for e in train(0)] == ["0?", "1?", "2?", "6?", "7?", "8?", "9?"]
     assert (len(valid), len(test)) == (2, 3)
+    assert "left out 3 of 10 problems for training" in capsys.readouterr().out
+    assert len(start.tested_problems(complete({"task": "prosqa", "data": str(tmp_path)}))) == 3
     assert "left out 3 of 10 problems for training" in capsys.readouterr().out
     train, _, _ = load_splits(str(tmp_path), "prosqa", {}, False, 0, 4, 0, 0)
     assert [e.question for e in train(0)] == ["0?", "1?", "2?", "6?"]  # as many as were asked for

@@ -58,6 +58,9 @@ def test_a_graph_is_misread():
         0, 1, 2, 3, 0]
     assert shortest_ways(graph) == {"Tom", "apus", "bpus", "cpus"}
     assert graph.leads_to_target("epus") and not graph.leads_to_target("dpus")
+    circle = SIX._replace(question="Every cpus is a bpus. " + SIX.question)
+    with pytest.raises(ValueError, match="the rules below apus lead round in a circle"):
+        Graph(circle).height("apus")
 
 
 def probe_of(n=12, k=2, **options):

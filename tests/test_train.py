@@ -19,7 +19,7 @@ from data import count_learned, encode, markers_of, text_of, word_encoding
 from harness import ranks
 from harness.keeper import Run
 from harness.settings import DEFAULTS, complete, defaults
-from harness.start import load_run, new_optimizer
+from harness.start import load_run, new_optimizer, start_model
 from sample import batch_loss, evaluate
 from tasks import TASKS
 from tasks.common import problems
@@ -336,6 +336,22 @@ def test_a_run_from_a_checkpoint_is_cut_to_the_other_problems_number():
     assert (new.batch_size, new.eot, new.tokenizer) == (32, False, "word")
 
 
+def test_a_run_from_a_checkpoint_learns_another_task_or_stops_before_larger_problems_last_step():
+    saved = complete({"task": "prosqa"})
+    assert saved.max_latent_stage == 4
+    for given, last in (({}, 4), ({"nodes": 28}, 7), ({"nodes": 28, "max_latent_stage": 5}, 5)):
+        new = complete({"init": "ckpt.pt", **given}, saved)
+        assert (new.task, new.max_latent_stage) == ("prosqa", last)
+    chosen = complete({"task": "prosqa", "max_latent_stage": 3})
+    assert complete({"init": "ckpt.pt", "nodes": 28}, chosen).max_latent_stage == 3
+
+
+def test_problems_are_drawn_for_the_words_of_a_model_that_has_them():
+    s = complete({"init": str(ROOT / "results" / "prosqa.pt"), "task": "prosqa"})
+    model, enc = start_model(s, drawn=None)
+    assert model.config.vocab_size == enc.n_vocab
+
+
 @pytest.mark.parametrize("args, message", [
     (["--task", "chess"], "invalid choice: 'chess'"),
     (["--method", "magic"], "invalid choice: 'magic'"),
@@ -442,6 +458,8 @@ def test_a_question_that_is_too_long_ends_the_session(finished_run, capsys, monk
     (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "-1"],
      "argument --n_thoughts: invalid count value: '-1'"),
     (["--ckpt", "{run}", "--index", "0", "--n_thoughts", "900"], "do not fit into block_size"),
+    (["--ckpt", str(ROOT / "results" / "prosqa-nodes16-cot.pt"), "--index", "0", "--top", "3"],
+     "--top: the model was trained as cot, without thoughts to look at"),
     (["--init", "gpt2"], "--init needs a --question"),
     (["--init", "gpt2", "--question", "Once", "--top", "3"], "takes neither --ckpt nor"),
     (["--init", "{run}", "--question", "Once"], "is a checkpoint of train.py: name it by --ckpt"),
