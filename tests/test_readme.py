@@ -160,6 +160,23 @@ def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(laye
                      ("correct path", "longer path", "wrong target", "hallucination")]
 
 
+def test_the_table_of_longer_runs_differs_from_what_was_measured():
+    told = re.findall(r"^\| (\d+,\d+) \| (.*) \|$", PAGES[ROOT / "docs" / "words.md"], re.M)
+    measured = []
+    for logs, retry in ((WORDS, "retry/nodes28-layers4-{}-seed0.json"),
+                        (WORDS / "double", "double/retry-{}.json")):
+        results = [read_metrics(str(logs / f"nodes28-layers4-{method}-seed0.jsonl"))[2]
+                   for method in ("coconut", "cot")]
+        shares = [result["test_accuracy"] for result in results]
+        for method in ("coconut", "cot"):
+            tries = json.loads((WORDS / retry.format(method)).read_text())["retry"]["rows"]
+            shares.append(tries[0]["with a coin"])
+        row = " | ".join(f"{100 * share:.1f}" for share in shares)
+        measured.append((f"{results[0]['step']:,}", row))
+        assert results[0]["step"] == results[1]["step"]
+    assert told == measured
+
+
 def test_the_range_of_models_without_thoughts_or_words_is_told_otherwise_than_measured():
     logs = [log for method in ("pause_as_thought", "no_cot")
             for log in WORDS.glob(f"*-{method}-*.jsonl")]
