@@ -58,11 +58,11 @@ def bars(groups):
             some.sort(key=lambda group: -list(COLORS).index(group["method"]))
             panel.barh([group["method"] for group in some], [100 * g["accuracy"] for g in some],
                        xerr=spread(some), capsize=3, color=[COLORS[g["method"]] for g in some])
-            panel.axvline(100 * some[-1]["guess"], color="C3", linestyle="--")
+            guess = panel.axvline(100 * some[-1]["guess"], color="C3", linestyle="--")
             panel.set(title=task if data == "generated" else f"{data} {task}", xlim=(0, 103))
     for panel in panels[-1]:
         panel.set_xlabel("accuracy, %\n(95 % interval over problems)")
-    figure.legend([figure.axes[0].lines[0]], ["best guess"], loc="outside upper right")
+    figure.legend([guess], ["best guess"], loc="outside upper right")
     return figure
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from analysis import __main__ as analyze
+from analysis import draw
 from analysis.runs import (TABLE, best_guess, comparison, paired_interval, read_metrics,
                            rows_of_table)
 from analysis.thoughts import interval, load_probe
@@ -319,6 +320,16 @@ def test_a_picture_is_not_drawn(tmp_path, command):
     pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
     analyze.main([*command, "--out", str(tmp_path / "picture.png")])
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_lacks_its_legend_where_its_first_panel_is_empty():
+    pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
+    bar = {"method": "cot", "accuracy": 0.5, "interval": (0.4, 0.6), "guess": 0.5}
+    figure = draw.bars([bar | {"task": "prosqa", "data": "generated"},
+                        bar | {"task": "prontoqa", "data": "official"}])
+    legend, = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["best guess"]
+    assert {axes.get_title() for axes in figure.axes} == {"", "prosqa", "official prontoqa"}
 
 
 def test_a_bar_of_the_picture_has_another_length_than_the_runs_accuracy(monkeypatch, tmp_path):
