@@ -64,19 +64,20 @@ def bars(args):
 
 def sizes(args):
     """Draw the accuracy over the one size in which the runs' problems differ, over all seeds."""
-    groups = [runs for _, runs in sorted(grouped(args.runs).items())]
-    differ = [name for name in SIZES if len({getattr(runs[0][0], name) for runs in groups}) > 1]
+    groups = sorted(grouped(args.runs).items())
+    differ = [name for name in SIZES
+              if len({getattr(runs[0][0], name) for _, runs in groups}) > 1]
     if len(differ) != 1:
         raise ValueError(f"the runs must differ in one size, of {', '.join(SIZES)}: they differ in "
                          f"{' and '.join(differ) or 'none'}")
-    rows = []
-    for runs in groups:
+    rows, kinds = [], set()
+    may_differ = re.compile(rf" --(n_layer|{differ[0]}) \S+")
+    for (_, _, _, data, name), runs in groups:
         s = runs[0][0]  # what we read of it is alike in all of them
+        kinds.add((s.method, data, may_differ.sub("", name)))
         rows.append({"method": s.method, "layers": s.n_layer, "size": getattr(s, differ[0]),
                      "seeds": [result["test_accuracy"] for *_, result in runs]} | pooled(runs))
     places = {(row["method"], row["layers"], row["size"]) for row in rows}
-    may_differ = re.compile(rf" --(n_layer|{differ[0]}) \S+")
-    kinds = {(s.method, s.data, may_differ.sub("", label(s))) for ((s, *_), *_) in groups}
     if len(places) < len(rows) or len(kinds) > len({row["method"] for row in rows}):
         raise ValueError("besides their size the runs may differ in seed, method and n_layer only")
     draw.sizes(rows, differ[0]).savefig(args.out)

@@ -42,3 +42,8 @@ def read_torch(path):
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read {path} as a file torch saved: {reason}") from None
+
+
+def is_checkpoint(saved):
+    """Whether what read_torch returned is a checkpoint of train.py."""
+    return isinstance(saved, dict) and "settings" in saved

@@ -5,7 +5,7 @@ import os
 import torch
 
 from data import gpt2_encoding
-from harness.files import read_torch
+from harness.files import is_checkpoint, read_torch
 from model import GPT
 
 GPT2_URL = "https://huggingface.co/openai-community/{}/resolve/main/pytorch_model.bin"
@@ -25,7 +25,7 @@ def load_gpt2(source, dropout=0.0):
         raise ValueError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it where "
                          "there is a network, and give its path instead") from None
     tensors = read_torch(path)
-    if isinstance(tensors, dict) and "settings" in tensors:
+    if is_checkpoint(tensors):
         raise ValueError(f"{path} is a checkpoint of train.py: name it by --ckpt")
     try:
         model = GPT.from_pretrained(dict(tensors), n_head_beside(path), dropout)

@@ -178,8 +178,9 @@ def parse(argv=None, program="train.py",
 def complete(given, saved=None):
     """Settings: the options given, the task's values for the rest. ValueError if they clash.
 
-    saved: the Settings of the run whose checkpoint --init names. They replace the tables, except
-    where the two kinds of data, generated or from files, need different ones."""
+    saved: the Settings of the run whose checkpoint --init names. Its task is the default, and they
+    replace that task's tables, except where the two kinds of data, generated or from files, need
+    different ones. Stages that followed from the size of its problems follow from the new size."""
     s = Settings(**({"task": saved.task} if saved else {}) | given)
     values = defaults(s.task, s.init == "scratch")
     if not s.generated:  # files hold problems like the paper's
@@ -190,7 +191,7 @@ def complete(given, saved=None):
         own = set() if saved.generated == s.generated else {*SIZES, "n_train", "n_valid", "n_test"}
         stages = defaults(s.task, scratch=True)["max_latent_stage"]
         by_size = callable(stages) and stages(saved.size()) == saved.max_latent_stage
-        if by_size and s.generated and saved.generated:  # then by the size of the new ones, too
+        if by_size and s.generated and saved.generated:
             own.add("max_latent_stage")
             values["max_latent_stage"] = stages
         values |= {name: getattr(saved, name) for name in values.keys() - own}

@@ -8,7 +8,7 @@ import torch
 
 from curriculum import METHODS, n_thoughts
 from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
-from harness.files import read_torch
+from harness.files import is_checkpoint, read_torch
 from harness.gpt2 import load_gpt2
 from harness.keeper import Run, machine_of
 from harness.muon import Muon
@@ -62,8 +62,7 @@ def settings_of_resumed_run(given):
 def saved_settings(path):
     """The Settings in a checkpoint of train.py; None if the path is anything else."""
     saved = read_torch(path) if os.path.isfile(path) else None
-    ours = isinstance(saved, dict) and "settings" in saved
-    return Settings(**load_run(path)[0]["settings"]) if ours else None
+    return Settings(**load_run(path)[0]["settings"]) if is_checkpoint(saved) else None
 
 
 def start(s):
@@ -147,7 +146,7 @@ def start_model(s, drawn):
 def load_run(path, device="cpu", dropout=0.0):
     """(checkpoint dict, model, Encoding) as train.py saved them; ValueError for any other file."""
     ckpt = read_torch(path)
-    if not (isinstance(ckpt, dict) and "settings" in ckpt):
+    if not is_checkpoint(ckpt):
         raise ValueError(f"{path} is no checkpoint of train.py")
     try:
         s, run = read_settings(ckpt["settings"]), Run(**ckpt["run"])
@@ -174,7 +173,7 @@ def tested_problems(s, source=None):
                   "same, most of these problems were trained on: go where the run was started")
         return unrepeated(read_examples(source), [], source)
     if source in GENERATED:
-        n_valid, n_test = 1, s.n_test if s.generated else 500
+        n_valid, n_test = 1, (s.n_test if s.generated else 500)
     else:
         n_valid, n_test = (0, 0) if s.generated else (s.n_valid, s.n_test)
     return load_splits(source, s.task, s.size(), grow=0, seed=s.seed, n_train=1, n_valid=n_valid,

@@ -122,6 +122,11 @@ def share_of(kind, text):
     return float(re.search(rf"(\d+\.\d)%  {kind}$", text, re.M)[1])
 
 
+def tries_of(path):
+    """What `python -m analysis retry` wrote: a dict for each number of tries more, from 0."""
+    return json.loads(path.read_text())["retry"]["rows"]
+
+
 @pytest.mark.parametrize("layers, nodes", sorted(
     (4 if "layers4" in log.name else 2, int(re.match(r"nodes(\d+)", log.name)[1]))
     for log in WORDS.glob("*-coconut-seed0.jsonl")))
@@ -145,8 +150,8 @@ def test_the_tables_of_thoughts_against_words_differ_from_what_was_measured(laye
         assert guess == f"{100 * mean(guesses):.1f}"
 
     def measured(method, tries, what):
-        files = [WORDS / "retry" / f"{name}.json" for name in names[method]]
-        return mean(json.loads(file.read_text())["retry"]["rows"][tries][what] for file in files)
+        return mean(tries_of(WORDS / "retry" / f"{name}.json")[tries][what]
+                    for name in names[method])
 
     coin = "with a coin"
     assert lead == f"{100 * (measured('coconut', 0, coin) - measured('cot', 0, coin)):+.1f}"
@@ -169,8 +174,7 @@ def test_the_table_of_longer_runs_differs_from_what_was_measured():
             for method in ("coconut", "cot"):
                 run = name.format(method)
                 results.append(read_metrics(str(logs / f"{run}.jsonl"))[2])
-                tries = json.loads((WORDS / f"{retries}{run}.json").read_text())["retry"]["rows"]
-                with_a_coin.append(tries[0]["with a coin"])
+                with_a_coin.append(tries_of(WORDS / f"{retries}{run}.json")[0]["with a coin"])
             shares = [result["test_accuracy"] for result in results] + with_a_coin
             row = " | ".join(f"{100 * share:.1f}" for share in shares)
             measured.append(f"| {results[0]['step']:,} | {size} | {row} |")
@@ -216,8 +220,7 @@ def test_the_page_on_official_sizes_tells_other_accuracies_than_were_measured():
 
 def test_the_page_on_official_sizes_tells_other_things_of_words_on_prosqa_than_were_measured():
     page = " ".join(PAGES[ROOT / "docs" / "official.md"].split())
-    retries = json.loads((OFFICIAL / "first" / "prosqa-28nodes-cot-retry.json").read_text())
-    once = retries["retry"]["rows"][0]
+    once = tries_of(OFFICIAL / "first" / "prosqa-28nodes-cot-retry.json")[0]
     assert (f"They get {100 - 100 * once['accuracy']:.1f} % of the balanced problems wrong, and in "
             f"{100 * once['neither']:.1f} % their answer names neither option.") in page
     assert f"words get {100 * once['with a coin']:.1f} %" in page
