@@ -79,12 +79,10 @@ class Curriculum:
 
     @property
     def fill(self):
-        """What stands between the markers: see Method."""
         return METHODS[self.method].fill
 
     @property
     def drop(self):
-        """When steps go: see Method."""
         return METHODS[self.method].drop
 
 
@@ -99,22 +97,17 @@ def last_stage(c):
     return c.max_latent_stage + c.extra_stage
 
 
-def parts_of_epoch(c):
-    """In how many parts an epoch is trained, each at its own stage: with icot one for each token
-    that it removes, with all other methods one."""
-    return c.icot_tokens if c.drop == "tokens" else 1
-
-
-def stage_at(epoch, c, part=0):
-    """The stage of a part of an epoch, all counted from 0. Paper section 3; for icot Deng et al."""
+def stage_at(progress, c):
+    """The stage of a batch. progress: epochs done, with the share of this one that is, from 0.0.
+    Paper section 3; icot's stage is the number of tokens it has removed (Deng et al.)."""
     if c.drop == "all":
         return last_stage(c)
-    later = epoch - c.epochs_stage_0  # epochs since stage 0
+    later = progress - c.epochs_stage_0  # epochs after stage 0
     if later < 0:
         return 0
     if c.drop == "tokens":
-        return min(later * c.icot_tokens + part, last_stage(c))
-    return min(1 + later // c.epochs_per_stage, last_stage(c))
+        return min(int(later * c.icot_tokens + 1e-6), last_stage(c))  # a float may fall just short
+    return min(1 + int(later // c.epochs_per_stage), last_stage(c))
 
 
 def n_thoughts(stage, c):
@@ -144,7 +137,8 @@ def steps_left(steps, stage, c, rng=None):
 
 
 def build(example, stage, c, markers, rng=None):
-    """(ids, targets) of one sequence; targets[t] is ids[t], or NO_LOSS where nothing is learned.
+    """(ids, targets, start) of one sequence. targets[t] is ids[t], or NO_LOSS where nothing is
+    learned. The question, with <bot> where the method has it, ends before `start`.
 
     example: ids of its question, of each step, and of its answer with the end token. rng draws what
     is random in training: stage mixing (official dataset.py:245-252) and icot's smoothing."""
@@ -152,4 +146,5 @@ def build(example, stage, c, markers, rng=None):
         stage = rng.randint(0, len(example.steps))
     given = prompt(example.question, n_thoughts(stage, c), c, markers)
     learned = steps_left(example.steps, stage, c, rng) + list(example.answer)
-    return given + learned, [NO_LOSS] * len(given) + learned
+    start = len(example.question) + (c.fill is not None)
+    return given + learned, [NO_LOSS] * len(given) + learned, start

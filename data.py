@@ -127,47 +127,46 @@ def fitting(examples, enc, c, block_size):
 # --------------------------------------------------------------------------------------------------
 # Batches
 
-def batches(sequences, size, rng, window=16):
-    """All (ids, targets) in lists of `size`: shuffled, then sorted by length within each `window`
-    lists, so that a list needs little padding; the lists of a window are shuffled again."""
-    sequences, lists = rng.sample(sequences, len(sequences)), []
-    for i in range(0, len(sequences), window * size):
-        near = sorted(sequences[i:i + window * size], key=lambda sequence: len(sequence[0]))
+def batches(examples, size, rng, window=16):
+    """All Examples in lists of `size`: shuffled, then sorted by the question's length within each
+    `window` lists, so that a list needs little padding; the lists of a window are shuffled again."""
+    examples, lists = rng.sample(examples, len(examples)), []
+    for i in range(0, len(examples), window * size):
+        near = sorted(examples[i:i + window * size], key=lambda example: len(example.question))
         near = [near[j:j + size] for j in range(0, len(near), size)]
         lists += rng.sample(near, len(near))
     return lists
 
 
-def collate(sequences, thought_id, device="cpu"):
-    """[(ids, targets), ..] -> ids, targets (B, T) long; thought, real (B, T) bool, as for `think`.
+def collate(rows, thought_id, device="cpu"):
+    """[(ids, targets, start), ..], as from `build` -> ids, targets (B, T) long; is_thought, is_real
+    (B, T) bool; and one start for all rows, as for `think`.
 
-    All first thoughts stand in one column S, so that one forward pass computes the k-th thought of
-    every row (official dataset.py:86-127). Rows without a thought start at the left.
+    All questions end before one column, `start`, so one forward pass reads them, and another
+    computes the k-th thought of every row (official dataset.py:86-127).
 
-                               S
-         .  .  Q  Q  Q  <bot>  T  T  <eot>  3  A  A        . is padding: real is False
+                               start
+         .  .  Q  Q  Q  <bot>  T  T  <eot>  3  A  A        . is padding: is_real is False
          Q  Q  Q  Q  Q  <bot>  T  T  <eot>  3  A  .
-         Q  Q  Q  <bot>  <eot>  1  2  3  A  A  .  .        stage mixing puts such rows in a batch"""
-    firsts = [ids.index(thought_id) if thought_id in ids else None for ids, _ in sequences]
-    S = max((first for first in firsts if first is not None), default=0)
-    lefts = [0 if first is None else S - first for first in firsts]
-    B, T = len(sequences), max(left + len(ids) for left, (ids, _) in zip(lefts, sequences))
-    batch, real = torch.zeros(B, T, dtype=torch.long), torch.zeros(B, T, dtype=torch.bool)
-    targets = torch.full((B, T), NO_LOSS)
-    for row, (left, (ids, row_targets)) in enumerate(zip(lefts, sequences)):
-        columns = slice(left, left + len(ids))
+         .  .  .  Q  Q  <bot>  <eot>  1  2  3  A  A        stage mixing puts such rows in a batch"""
+    start = max(row_start for _, _, row_start in rows)
+    T = max(start - row_start + len(ids) for ids, _, row_start in rows)
+    batch, targets = torch.zeros(len(rows), T).long(), torch.full((len(rows), T), NO_LOSS)
+    is_real = torch.zeros(len(rows), T, dtype=torch.bool)
+    for row, (ids, row_targets, row_start) in enumerate(rows):
+        columns = slice(start - row_start, start - row_start + len(ids))
         batch[row, columns] = torch.tensor(ids)
         targets[row, columns] = torch.tensor(row_targets)
-        real[row, columns] = True
-    tensors = batch, targets, (batch == thought_id) & real, real
+        is_real[row, columns] = True
+    tensors = batch, targets, (batch == thought_id) & is_real, is_real
     if torch.device(device).type == "cuda":  # pinned memory lets the copy run beside the GPU
-        return tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors)
-    return tuple(tensor.to(device) for tensor in tensors)
+        tensors = [tensor.pin_memory() for tensor in tensors]
+    return *(tensor.to(device, non_blocking=True) for tensor in tensors), start
 
 
-def count_learned(sequences):
-    """The number of supervised tokens in [(ids, targets), ..]."""
-    return sum(target != NO_LOSS for _, targets in sequences for target in targets)
+def count_targets(rows):
+    """The number of supervised tokens in [(ids, targets, start), ..]."""
+    return sum(target != NO_LOSS for _, targets, _ in rows for target in targets)
 
 
 # --------------------------------------------------------------------------------------------------

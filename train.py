@@ -6,91 +6,190 @@ Train a model to reason in continuous thoughts: one loop for all tasks and eight
     python train.py --task prosqa --init gpt2 --data official      the paper's recipe, on GPT-2
     python train.py --task prosqa --resume        continue an interrupted run
 
-Each epoch belongs to a stage; with icot each part of an epoch does. With coconut a new stage
-replaces one more written step by thoughts. After every epoch the model answers the validation
-problems as at test time, greedily.
+Each batch asks the curriculum for its stage. With coconut a new stage replaces one more written
+step by thoughts. After every epoch the model answers the validation problems as at test time.
 
-The loop below is all that learning needs. What a run needs besides is in harness/: its options and
-their defaults (settings.py), how it starts (start.py), and several GPUs (ranks.py). A Keeper
-(keeper.py) saves and prints. Ctrl-C makes it save the run and stop; with --resume its `epochs` and
-`batches` leave out what is done, and the run ends as if it had never stopped.
+What a run needs besides is in harness/: its options and their defaults (settings.py), how it starts
+(start.py), its files and signals (checkpoint.py), several GPUs (ranks.py).
 """
 import math
 import os
 import random
 import sys
+import time
+from shlex import quote
 
 import torch
 
-from curriculum import build, parts_of_epoch, stage_at
-from data import batches, collate, count_learned, encode, markers_of
-from harness.keeper import Keeper
-from harness.ranks import RANK, leave, micro_batches, sum_gradients
+from curriculum import NO_LOSS, build, last_stage, n_thoughts, stage_at
+from data import batches, collate, count_targets, encode, markers_of
+from harness.checkpoint import Stop, checkpoint_of, save_checkpoint, save_log
+from harness.ranks import RANK, leave, micro_batches, share, sum_gradients, total
 from harness.settings import parse
 from harness.start import settings_of_new_run, settings_of_resumed_run, start
-from model import first_predicting, supervised_loss, think
-from sample import evaluate
+from model import supervised_loss, think
+from sample import answers, prompts_of
+from tasks.common import checksum
+from tasks.record import is_correct
+
+ERASE_LINE = "\r\033[K" if sys.stdout.isatty() else ""  # a terminal rewrites one line of progress
 
 
-def learning_rate(s, run, steps_in_epoch):
+def train(s, splits, model, enc, optimizer, run, stop):
+    """Take a Run through its curriculum; returns its results on the test split."""
+    examples_of_epoch, valid, test = splits
+    c, marks, device = s.curriculum(), markers_of(enc), next(model.parameters()).device
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
+    began, last_save = time.perf_counter() - run.seconds, time.perf_counter()
+    if stage_at(s.epochs - 1e-3, c) < last_stage(c):
+        print(f"note: {s.epochs} epochs end before stage {last_stage(c)}, the last")
+
+    while run.epoch < s.epochs and not (run.step == s.max_steps and run.batch == 0):
+        examples = examples_of_epoch(run.epoch)
+        epoch_batches = batches(examples, s.batch_size, random.Random(f"{s.seed} {run.epoch}"))
+        n_batches = len(epoch_batches)
+        model.train()
+        for batch in epoch_batches[run.batch:]:  # a resumed run leaves out what is done
+            if run.step == s.max_steps:
+                break
+            stage = stage_at(run.epoch + run.batch / n_batches, c)
+            if stage != run.stage:
+                run.stage = stage
+                print_stage(stage, examples, c, enc)
+                if s.reset_optimizer:  # its averages are of the stage before; as in the paper
+                    optimizer.state.clear()
+                    run.stage_step = 0
+            if run.step == 0:
+                save_checkpoint(s, run, model, optimizer, enc)  # a full disk shows now
+            rng = random.Random(f"{s.seed} {run.epoch} {run.batch}")  # the same in a resumed run
+            rows = [build(encode(example, enc), stage, c, marks, rng) for example in batch]
+
+            loss_sum, n_targets = 0.0, count_targets(rows)
+            for part in micro_batches(rows, s.micro_batch):  # of this rank's share of the rows
+                ids, targets, is_thought, is_real, start = collate(part, marks.thought, device)
+                with autocast:
+                    hidden, _ = think(model, ids, is_thought, is_real, start)
+                    loss = supervised_loss(model, hidden, targets)
+                (loss / n_targets).backward()  # gradients add up to those of the batch's mean
+                loss_sum += loss.item()
+            sum_gradients(model)  # over the ranks, if there are several
+            loss_sum, stopping = total([loss_sum, stop.asked], device)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or math.inf)
+            if not math.isfinite(loss_sum + norm):
+                raise FloatingPointError(
+                    f"at step {run.step + 1} the loss is {loss_sum / n_targets:.3g}, the gradient's"
+                    f" norm {norm:.3g}: start anew, or from a little earlier by --init "
+                    f"{quote(checkpoint_of(s))}, with a smaller --learning_rate, --grad_clip 1, or "
+                    "--dtype float32")
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(s, run, n_batches)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            run.batch, run.step, run.stage_step = run.batch + 1, run.step + 1, run.stage_step + 1
+            run.loss_sum, run.n_targets = run.loss_sum + loss_sum, run.n_targets + n_targets
+            run.seconds = time.perf_counter() - began
+            print_progress(s, run, n_batches)
+            if (stopping or run.batch == n_batches or run.step == s.max_steps
+                    or time.perf_counter() > last_save + s.save_every):
+                save_checkpoint(s, run, model, optimizer, enc)
+                last_save = time.perf_counter()
+            if stopping:
+                stop.now()
+        if run.batch < n_batches:  # --max_steps, amid an epoch
+            break
+
+        with autocast, stop.at_once():
+            result = evaluate(model, valid, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
+        run.seconds = time.perf_counter() - began
+        train_loss = run.loss_sum / run.n_targets
+        print(f"{ERASE_LINE}epoch {run.epoch + 1}/{s.epochs}  stage {run.stage}  "
+              f"train loss {train_loss:.4f}  valid loss {result['loss']:.4f}  "
+              f"accuracy {result['accuracy']:.1%}  tokens {result['tokens']:.1f}  "
+              f"{run.seconds / 60:.1f} min", flush=True)
+        run.history.append({
+            "epoch": run.epoch + 1, "stage": run.stage, "step": run.step, "train_loss": train_loss,
+            **{f"val_{name}": result[name] for name in ("loss", "accuracy", "tokens", "seconds",
+                                                        "n")}, "seconds": round(run.seconds, 1)})
+        run.epoch, run.batch, run.loss_sum, run.n_targets = run.epoch + 1, 0, 0.0, 0
+        save_checkpoint(s, run, model, optimizer, enc)
+        save_log(s, run, device)
+
+    with autocast, stop.at_once():
+        result = evaluate(model, test, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
+    line = {"stage": run.stage, "step": run.step, "seconds": round(run.seconds, 1),
+            **{f"test_{name}": value for name, value in result.items()}}
+    save_log(s, run, device, line)
+    print(f"\ntest accuracy {result['accuracy']:.1%} on {result['n']} problems never trained on, at "
+          f"stage {run.stage}, with {result['tokens']:.1f} tokens a problem")
+    if run.epoch < s.epochs:
+        print(f"go on:  python train.py --out_dir {quote(s.out_dir)} --resume")
+    print(f"look:   python sample.py --ckpt {quote(checkpoint_of(s))} --index 0")
+    return line
+
+
+def learning_rate(s, run, n_batches):
     """Grows over warmup_steps, also after a reset of the optimizer; falls over decay_epochs."""
-    epochs_left = s.epochs - run.epoch - run.batch / steps_in_epoch
+    epochs_left = s.epochs - run.epoch - run.batch / n_batches
     warm = (run.stage_step + 1) / s.warmup_steps if s.warmup_steps else 1
     cool = epochs_left / s.decay_epochs if s.decay_epochs else 1
     return s.learning_rate * min(1, warm, cool)
 
 
-def train(s, splits, model, enc, optimizer, keeper):
-    """Take a run through its curriculum; returns its results on the test split."""
-    examples_of_epoch, valid, test = splits
-    c, marks = s.curriculum(), markers_of(enc)
-    run, device = keeper.run, model.wte.weight.device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
+@torch.no_grad()
+def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
+    """{loss, accuracy, tokens, seconds, n, right, problems} of Examples of text at a stage.
 
-    for epoch in keeper.epochs():
-        examples = examples_of_epoch(epoch)
-        parts, epoch_batches = parts_of_epoch(c), []
-        rng = random.Random(f"epoch {epoch} seed {s.seed}")
-        for i in range(parts):  # one, but several with icot, each with its stage
-            stage, some = stage_at(epoch, c, i), examples[i::parts]
-            sequences = [build(encode(example, enc), stage, c, marks, rng) for example in some]
-            epoch_batches += [(stage, batch) for batch in batches(sequences, s.batch_size, rng)]
-        model.train()
-        for stage, batch in keeper.batches(epoch_batches):
-            if stage != run.stage:
-                run.stage = stage
-                keeper.at_new_stage(examples)
-                if s.reset_optimizer:  # its averages are of the stage before; as in the paper
-                    optimizer.state.clear()
-                    run.stage_step = 0
-            nats, learned = 0.0, count_learned(batch)  # summed loss, and its number of tokens
-            for rows in micro_batches(batch, s.micro_batch):
-                ids, targets, thought, real = collate(rows, marks.thought, device)
-                with autocast:
-                    hidden = think(model, ids, thought, real, since=first_predicting(targets))
-                    loss = supervised_loss(model, hidden, targets)
-                (loss / learned).backward()  # micro-batches add up to the batch's mean
-                nats += loss.item()
-            sum_gradients(model)  # over the GPUs, if there are several
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or math.inf)
-            keeper.before_step(nats, learned, norm)  # ends the run if they are not finite
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(s, run, len(epoch_batches))
-            optimizer.step()
-            optimizer.zero_grad()
-            keeper.after_step()
+    loss: nats per supervised token. tokens: written ones plus thoughts, per problem, as in the
+    paper's Table 1, without markers, pauses and end token. seconds: of writing, per problem. right:
+    a 1 or 0 for each problem, as text. problems: a checksum of all questions. Official
+    run.py:440-480, there one problem at a time."""
+    model.eval()
+    n, marks, device = len(examples), markers_of(enc), next(model.parameters()).device
+    order = share(sorted(range(n), key=lambda i: len(examples[i].question)))
+    mine = [examples[i] for i in order]  # this rank's share, shortest first
+    loss_sum = n_targets = 0
+    for i in range(0, len(mine), batch_size):
+        rows = [build(encode(e, enc), stage, c, marks) for e in mine[i:i + batch_size]]
+        ids, targets, is_thought, is_real, start = collate(rows, marks.thought, device)
+        hidden, _ = think(model, ids, is_thought, is_real, start)
+        loss_sum += supervised_loss(model, hidden, targets).item()
+        n_targets += count_targets(rows)
 
-        with autocast, keeper.evaluation():
-            result = evaluate(model, valid, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
-        keeper.after_epoch(result)
+    began, k = time.perf_counter(), n_thoughts(stage, c)
+    written = answers(model, prompts_of(mine, k, c, enc), enc, batch_size, max_new_tokens)
+    seconds, right = time.perf_counter() - began, [0] * n  # `total` adds the other ranks' problems
+    for i, (text, _) in zip(order, written):
+        right[i] = int(is_correct(text, examples[i].answer))
+    tokens = sum(length + k * (c.fill == "thought") for _, length in written)
+    loss_sum, n_targets, tokens, seconds, *right = total(
+        [loss_sum, n_targets, tokens, seconds, *right], device)
+    return {"loss": loss_sum / n_targets, "accuracy": sum(right) / n, "tokens": tokens / n,
+            "seconds": seconds / n, "n": n, "problems": checksum(examples),
+            "right": "".join(str(int(one)) for one in right)}
 
-    with autocast, keeper.evaluation():
-        result = evaluate(model, test, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
-    return keeper.finish(result)
+
+def print_stage(stage, examples, c, enc):
+    """Say what a new stage trains, on one of the longer examples, split where the loss begins."""
+    example = max(examples[:50], key=lambda example: len(example.steps))
+    ids, targets, _ = build(encode(example, enc), stage, c, markers_of(enc))
+    k, fill, given = n_thoughts(stage, c), c.fill or "thought", targets.count(NO_LOSS)
+    print(f"\nstage {stage} of {c.method}: {k} {fill}{'' if k == 1 else 's'}\n  given    "
+          f"{enc.decode(ids[:given])!r}\n  learned  {enc.decode(ids[given:])!r}\n")
+
+
+def print_progress(s, run, n_batches):
+    """On a terminal one line, rewritten at every step; in a pipe a line every 50 steps."""
+    last = min(s.epochs * n_batches, s.max_steps or sys.maxsize)
+    left = round((last - run.step) * run.seconds / run.step)
+    if ERASE_LINE or run.step % 50 == 0:
+        print(f"{ERASE_LINE}epoch {run.epoch + 1}/{s.epochs}  stage {run.stage}  step {run.step}/"
+              f"{last}  loss {run.loss_sum / run.n_targets:.4f}  {run.step / run.seconds:.2f} "
+              f"steps/s  {left // 60}:{left % 60:02} left", end="" if ERASE_LINE else "\n", flush=True)
 
 
 def main(argv=None):
-    if RANK > 0:  # one rank speaks for all
+    if RANK > 0:  # rank 0 prints for all
         sys.stdout = open(os.devnull, "w")
     given = parse(argv)
     try:
@@ -98,15 +197,14 @@ def main(argv=None):
             s = settings_of_resumed_run(given)
         else:
             s = settings_of_new_run(given)
-        splits, model, enc, optimizer, run = start(s)
+        begun = start(s)
     except ValueError as error:  # a wrong option or file; a later ValueError is a bug
         raise SystemExit(f"train.py: {error}")
     except KeyboardInterrupt:
         raise SystemExit("train.py: stopped before its first step")
     try:
-        keeper = Keeper(s, run, model, optimizer, enc)
-        with keeper.stop:
-            result = train(s, splits, model, enc, optimizer, keeper)
+        with Stop(s.out_dir) as stop:
+            result = train(s, *begun, stop)
     except (OSError, FloatingPointError) as error:  # a full disk, or a loss of nan
         raise SystemExit(f"train.py: {error}")
     leave()

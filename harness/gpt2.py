@@ -1,62 +1,45 @@
-"""OpenAI's GPT-2: where its weights come from, and what they need to know our tokens."""
-import json
+"""What GPT.from_pretrained leaves open: strangers' files, and rows for our tokens."""
 import os
 
 import torch
+import torch.nn as nn
 
 from data import gpt2_encoding
 from harness.files import is_checkpoint, read_torch
-from model import GPT
-
-GPT2_URL = "https://huggingface.co/openai-community/{}/resolve/main/pytorch_model.bin"
-GPT2_SHA256 = {"gpt2": "7c5d3f4b8b76583b422fcb9189ad6c89d5d97a094541ce8932dce3ecabde1421",
-               "gpt2-medium": None, "gpt2-large": None, "gpt2-xl": None}  # None: not known to us
+from model import GPT, GPT2_SHA256, GPT2_URL
 
 
 def load_gpt2(source, dropout=0.0):
-    """(model, Encoding) of one of these names (downloaded once, to torch.hub's folder), a file like
-    theirs, or a folder with one; the model has rows for our special tokens. ValueError, in a
-    sentence, for anything else."""
-    if source not in GPT2_SHA256 and not os.path.exists(source):
-        raise ValueError(f"no weights at {source}: name a file, or {', '.join(GPT2_SHA256)}")
+    """(model, Encoding) of what GPT.from_pretrained takes; the model has rows for our special
+    tokens. ValueError, in a sentence, for anything else."""
+    path = source if not os.path.isdir(source) else os.path.join(source, "pytorch_model.bin")
+    if source not in GPT2_SHA256:
+        if not os.path.exists(path):
+            raise ValueError(f"no weights at {path}: name a file, or {', '.join(GPT2_SHA256)}")
+        if is_checkpoint(read_torch(path)):
+            raise ValueError(f"{path} is a checkpoint of train.py: name it by --ckpt")
     try:
-        path = weights_file(source)
-    except Exception as error:  # of whatever type a network, or half a file, raises
-        raise ValueError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it where "
-                         "there is a network, and give its path instead") from None
-    tensors = read_torch(path)
-    if is_checkpoint(tensors):
-        raise ValueError(f"{path} is a checkpoint of train.py: name it by --ckpt")
-    try:
-        model = GPT.from_pretrained(dict(tensors), n_head_beside(path), dropout)
+        model = GPT.from_pretrained(source, dropout)
     except KeyError as error:
         raise ValueError(f"{path} holds no GPT-2: it has no matrix {error.args[0]}") from None
-    except Exception as error:  # missing, unexpected or misshapen tensors, or none at all
+    except OSError as error:  # the network's
+        raise ValueError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it where "
+                         "there is a network, and give its path instead") from None
+    except Exception as error:  # missing, unexpected or misshapen tensors, or half a file
         raise ValueError(f"{path} holds no whole GPT-2: {error}") from None
     enc = gpt2_encoding()
     if not 50257 <= model.config.vocab_size <= enc.n_vocab:
         raise ValueError(f"{path} has {model.config.vocab_size} tokens, which are not GPT-2's")
-    model.grow_vocab(enc.n_vocab, like=enc.encode_single_token("<<"))  # as official run.py:145-157
+    grow_vocab(model, enc.n_vocab, like=enc.encode_single_token("<<"))  # as official run.py:145-157
     return model, enc
 
 
-def weights_file(source):
-    """The path of a local file, of a folder's, or of a released one, downloaded on first use."""
-    if source not in GPT2_SHA256 or os.path.exists(source):
-        return os.path.join(source, "pytorch_model.bin") if os.path.isdir(source) else source
-    path = os.path.join(torch.hub.get_dir(), "checkpoints", f"{source}.bin")
-    if not os.path.exists(path):
-        part = path + ".part"
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        torch.hub.download_url_to_file(GPT2_URL.format(source), part, GPT2_SHA256[source])
-        read_torch(part)  # fails if the connection broke
-        os.replace(part, path)
-    return path
-
-
-def n_head_beside(path):
-    """n_head in the config.json beside a file, if there is one."""
-    config_file = os.path.join(os.path.dirname(path), "config.json")
-    if os.path.exists(config_file):
-        with open(config_file) as file:
-            return json.load(file).get("n_head")
+@torch.no_grad()
+def grow_vocab(model, vocab_size, like):
+    """Grow the embedding, and the head tied to it, to vocab_size rows: copies of row `like`."""
+    old = model.wte.weight
+    new_rows = old[like].expand(vocab_size - len(old), -1)
+    model.wte = nn.Embedding.from_pretrained(torch.cat([old, new_rows]), freeze=False)
+    model.lm_head = nn.Linear(model.config.n_embd, vocab_size, bias=False, device="meta")
+    model.lm_head.weight = model.wte.weight
+    model.config.vocab_size = vocab_size

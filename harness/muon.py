@@ -20,19 +20,22 @@ class Muon(torch.optim.AdamW):
     def __init__(self, model, momentum=0.95, **options):
         super().__init__(model.parameters(), **options)
         self.matrices = [p for p in model.h.parameters() if p.ndim == 2]
+        self.joint = {id(block.attn.c_attn.weight) for block in model.h}  # queries, keys, values
         self.momentum = momentum
 
     @torch.no_grad()
     def step(self):
         alike = {}  # shape: [(weight, direction), ..], to be orthogonalized at once
         for p in self.matrices:
+            if p.grad is None:  # as AdamW does: it takes no part in this loss
+                continue
             state = self.state[p]
             if not state:  # AdamW, when it loads a state, looks for its step
                 state |= {"step": torch.zeros(()), "mean": torch.zeros_like(p)}
             mean = state["mean"].lerp_(p.grad, 1 - self.momentum)
             direction = p.grad.lerp(mean, self.momentum)  # looks ahead, as Nesterov does
             p.grad = None  # AdamW leaves alone what has no gradient
-            rows = p.size(1) if len(p) == 3 * p.size(1) else len(p)  # c_attn holds three matrices
+            rows = len(p) // 3 if id(p) in self.joint else len(p)
             for weight, move in zip(p.split(rows), direction.split(rows)):
                 if len(weight) > weight.size(1):
                     weight, move = weight.mT, move.mT

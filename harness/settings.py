@@ -7,8 +7,15 @@ import argparse
 from dataclasses import dataclass, field, fields, make_dataclass
 
 from curriculum import METHODS, Curriculum
-from tasks import SIZES, TASKS
+from tasks import SIZES, TASKS, tasks_with
 from tasks.common import GENERATED
+
+
+def count(text):
+    """The type of an option that counts something."""
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
 
 
 def option(help, default=None, **kwargs):
@@ -21,8 +28,9 @@ class Options:
     task: str = option("what to learn; after --init CKPT the same as there", "prontoqa",
                        choices=list(TASKS))
     method: str = option("what takes the place of the steps", "coconut", choices=list(METHODS))
-    data: str = option("problems: generated, balanced (generated so that no known rule guesses "
-                       "well), official (downloaded), a folder or a file", "generated")
+    data: str = option("problems: balanced (drawn so that no known shortcut guesses well; the "
+                       "default where a task has it), generated (like the released ones, "
+                       "shortcuts included), official (downloaded), a folder or a file")
     init: str = option("weights to start with: scratch (random), gpt2, gpt2-medium, gpt2-large, "
                        "gpt2-xl, a file of that layout, or a checkpoint of train.py", "scratch")
     tokenizer: str = option("default: word from scratch, else gpt2", choices=["word", "gpt2"])
@@ -182,6 +190,7 @@ def complete(given, saved=None):
     replace that task's tables, except where the two kinds of data, generated or from files, need
     different ones. Stages that followed from the size of its problems follow from the new size."""
     s = Settings(**({"task": saved.task} if saved else {}) | given)
+    s.data = s.data or ("balanced" if s.task in tasks_with("BALANCED") else "generated")
     values = defaults(s.task, s.init == "scratch")
     if not s.generated:  # files hold problems like the paper's
         paper = defaults(s.task, scratch=False)

@@ -10,7 +10,7 @@ from curriculum import METHODS, n_thoughts
 from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
 from harness.files import is_checkpoint, read_torch
 from harness.gpt2 import load_gpt2
-from harness.keeper import Run, machine_of
+from harness.checkpoint import Run, machine_of
 from harness.muon import Muon
 from harness.ranks import RANK, RANKS, join
 from harness.settings import Settings, check, complete, read_settings
@@ -133,7 +133,9 @@ def start_model(s, drawn):
     if s.init == "scratch":
         enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(map(text_of, drawn(0)))
         sizes = (s.block_size, enc.n_vocab, s.n_layer, s.n_head, s.n_embd, s.dropout)
-        return GPT(GPTConfig(*sizes)), enc
+        model = GPT(GPTConfig(*sizes))
+        help_small_models(model)
+        return model, enc
     if not saved_settings(s.init):
         return load_gpt2(s.init, s.dropout)
     ckpt, model, enc = load_run(s.init, dropout=s.dropout)
@@ -143,12 +145,37 @@ def start_model(s, drawn):
     return model, enc
 
 
+@torch.no_grad()
+def help_small_models(model):
+    """A start from which a small model soon learns to look at earlier tokens. This is neither
+    GPT-2's nor Coconut's.
+
+    Embeddings of tokens and positions start with norm 1, the positions as sinusoids. Heads 0, 1, 2
+    of the first layer start by attending 1, 2, 3 tokens back: a key holds the waves of its position
+    p, a query those of p - 1, p - 2, p - 3, so that the two match at that distance."""
+    C, n_head = model.config.n_embd, model.config.n_head
+    size = C // n_head  # of a head
+    torch.nn.init.normal_(model.wte.weight, std=C ** -0.5)
+    frequency = 3 / 10000 ** (torch.arange(0, C, 2) / C)  # one for a sine and a cosine
+    angle = torch.arange(model.config.block_size)[:, None] * frequency
+    waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (block_size, C)
+    model.wpe.weight.copy_(waves * (2 / C) ** 0.5)
+    queries, keys, _ = model.h[0].attn.c_attn.weight.view(3, n_head, size, C)
+    for head in range(min(3, n_head)):
+        keys[head] = 1.5 * torch.eye(size, C)  # reads the fastest waves
+        pairs = torch.view_as_complex(keys[head].view(size, -1, 2))
+        turn = torch.polar(torch.ones_like(frequency), -(head + 1) * frequency)
+        queries[head] = torch.view_as_real(pairs * turn).flatten(1)
+
+
 def load_run(path, device="cpu", dropout=0.0):
     """(checkpoint dict, model, Encoding) as train.py saved them; ValueError for any other file."""
     ckpt = read_torch(path)
     if not is_checkpoint(ckpt):
         raise ValueError(f"{path} is no checkpoint of train.py")
     try:
+        renamed = {"nats": "loss_sum", "learned": "n_targets"}
+        ckpt["run"] = {renamed.get(name, name): value for name, value in ckpt["run"].items()}
         s, run = read_settings(ckpt["settings"]), Run(**ckpt["run"])
         ckpt["settings"] = asdict(s)
         enc = tiktoken.Encoding(**ckpt["encoding"])
