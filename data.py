@@ -19,7 +19,6 @@ Steps that are bare words share a line, " Tom terpus brimpus lempus### Tom is a 
 each of the words is one token of the word tokenizer.
 
 Where problems come from, files or generators, is told in tasks/. To look at generated ones:
-
     python data.py prosqa problems.json
 """
 import argparse
@@ -128,8 +127,8 @@ def fitting(examples, enc, c, block_size):
 # Batches
 
 def batches(examples, size, rng, window=16):
-    """All Examples in lists of `size`: shuffled, then sorted by the question's length within each
-    `window` lists, so that a list needs little padding; the lists of a window are shuffled again."""
+    """All Examples in lists of `size`: shuffled, sorted by the question's length within each
+    `window` lists, so that a list needs little padding, and those lists shuffled again."""
     examples, lists = rng.sample(examples, len(examples)), []
     for i in range(0, len(examples), window * size):
         near = sorted(examples[i:i + window * size], key=lambda example: len(example.question))
@@ -194,8 +193,6 @@ def main(argv=None):
             json.dump(records, file)
     except (ValueError, OSError) as error:
         raise SystemExit(f"data.py: {error}")
-    except KeyboardInterrupt:
-        raise SystemExit(130)
     print(f"wrote {len(records)} problems to {args.out}")
 
 

@@ -5,7 +5,6 @@ Ask a trained model, and watch its thoughts.
     python sample.py --question "Every .. dumpus?"     a question of your own, worded as in training
     python sample.py                                   question after question from the keyboard
     python sample.py --init gpt2 --question "Once"     no thoughts: GPT-2 goes on with plain text
-
 --ckpt names the run; without it a model that comes with this repository is asked. A thought is not
 a token, but the LM head says which tokens it is nearest to (paper, section 4).
 """
@@ -24,8 +23,6 @@ from harness.start import load_run, pick_device, problems_that_fit
 from model import generate, think
 from tasks.record import is_correct
 
-SHIPPED = Path(__file__).resolve().parent / "results" / "prosqa-balanced.pt"
-
 
 def prompts_of(examples, k, c, enc):
     """What the model is given of each Example of text, with k thoughts: lists of ids."""
@@ -43,8 +40,7 @@ def collate_prompts(model, prompts, enc):
 
 def answers(model, prompts, enc, batch_size, max_new_tokens, on_thought_of=None):
     """What the model writes after each prompt (a list of ids): [(text, length in tokens), ..].
-
-    on_thought_of: takes the indices of a batch's prompts and returns an `on_thought` for `think`."""
+    on_thought_of: from the indices of a batch's prompts to an `on_thought` for `think`."""
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
     written = {}
@@ -60,11 +56,10 @@ def answers(model, prompts, enc, batch_size, max_new_tokens, on_thought_of=None)
 @torch.no_grad()
 def thoughts_after(model, prompts, enc):
     """(prompts, k, C): the thoughts, as they are fed back, of prompts with k >= 0 each."""
-    thoughts = []
-    think(model, *collate_prompts(model, prompts, enc), 1,
-          on_thought=lambda k, thought: thoughts.append(thought) or thought)
-    none = torch.empty(len(prompts), 0, model.config.n_embd)
-    return torch.stack(thoughts, dim=1) if thoughts else none
+    seen = [model.wte.weight.new_empty(len(prompts), 0, model.config.n_embd)]
+    think(model, *collate_prompts(model, prompts, enc), start=1,
+          on_thought=lambda k, thought: seen.append(thought[:, None]) or thought)
+    return torch.cat(seen, dim=1)
 
 
 def nearest_tokens(model, thought, enc, top):
@@ -131,7 +126,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Ask a trained model, and watch its thoughts.")
     add = parser.add_argument
     source, one = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
-    source.add_argument("--ckpt", default=str(SHIPPED), help="checkpoint (default: %(default)s)")
+    shipped = str(Path(__file__).with_name("results") / "prosqa-balanced.pt")
+    source.add_argument("--ckpt", default=shipped, help="checkpoint (default: %(default)s)")
     source.add_argument("--init", help="gpt2 .. gpt2-xl, or a file like theirs: plain text")
     one.add_argument("--index", type=count, help="which test problem to ask, from 0")
     one.add_argument("--question", help="your own question")

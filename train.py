@@ -8,9 +8,8 @@ Train a model to reason in continuous thoughts: one loop for all tasks and eight
 
 Each batch asks the curriculum for its stage. With coconut a new stage replaces one more written
 step by thoughts. After every epoch the model answers the validation problems as at test time.
-
-What a run needs besides is in harness/: its options and their defaults (settings.py), how it starts
-(start.py), its files and signals (checkpoint.py), several GPUs (ranks.py).
+What a run needs besides is in harness/: options (settings.py), its start (start.py), its files and
+signals (checkpoint.py), several GPUs (ranks.py).
 """
 import math
 import os
@@ -21,7 +20,7 @@ from shlex import quote
 
 import torch
 
-from curriculum import NO_LOSS, build, last_stage, n_thoughts, stage_at
+from curriculum import NO_LOSS, build, n_thoughts, stage_at
 from data import batches, collate, count_targets, encode, markers_of
 from harness.checkpoint import Stop, checkpoint_of, save_checkpoint, save_log
 from harness.ranks import RANK, leave, micro_batches, share, sum_gradients, total
@@ -32,8 +31,6 @@ from sample import answers, prompts_of
 from tasks.common import checksum
 from tasks.record import is_correct
 
-ERASE_LINE = "\r\033[K" if sys.stdout.isatty() else ""  # a terminal rewrites one line of progress
-
 
 def train(s, splits, model, enc, optimizer, run, stop):
     """Take a Run through its curriculum; returns its results on the test split."""
@@ -41,8 +38,7 @@ def train(s, splits, model, enc, optimizer, run, stop):
     c, marks, device = s.curriculum(), markers_of(enc), next(model.parameters()).device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
     began, last_save = time.perf_counter() - run.seconds, time.perf_counter()
-    if stage_at(s.epochs - 1e-3, c) < last_stage(c):
-        print(f"note: {s.epochs} epochs end before stage {last_stage(c)}, the last")
+    ckpt = quote(checkpoint_of(s))
 
     while run.epoch < s.epochs and not (run.step == s.max_steps and run.batch == 0):
         examples = examples_of_epoch(run.epoch)
@@ -77,10 +73,9 @@ def train(s, splits, model, enc, optimizer, run, stop):
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or math.inf)
             if not math.isfinite(loss_sum + norm):
                 raise FloatingPointError(
-                    f"at step {run.step + 1} the loss is {loss_sum / n_targets:.3g}, the gradient's"
-                    f" norm {norm:.3g}: start anew, or from a little earlier by --init "
-                    f"{quote(checkpoint_of(s))}, with a smaller --learning_rate, --grad_clip 1, or "
-                    "--dtype float32")
+                    f"at step {run.step + 1} the loss is {loss_sum / n_targets:.3g}, the norm of "
+                    f"its gradient {norm:.3g}: start anew, or from a little earlier by --init "
+                    f"{ckpt}, with a smaller --learning_rate, --grad_clip 1, or --dtype float32")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(s, run, n_batches)
             optimizer.step()
@@ -89,7 +84,12 @@ def train(s, splits, model, enc, optimizer, run, stop):
             run.batch, run.step, run.stage_step = run.batch + 1, run.step + 1, run.stage_step + 1
             run.loss_sum, run.n_targets = run.loss_sum + loss_sum, run.n_targets + n_targets
             run.seconds = time.perf_counter() - began
-            print_progress(s, run, n_batches)
+            if run.step % 50 == 0:
+                last = min(s.epochs * n_batches, s.max_steps or sys.maxsize)
+                left = round((last - run.step) * run.seconds / run.step)
+                print(f"epoch {run.epoch + 1}/{s.epochs}  stage {stage}  step {run.step}/{last}  "
+                      f"loss {run.loss_sum / run.n_targets:.4f}  {run.step / run.seconds:.2f} "
+                      f"steps/s  {left // 60}:{left % 60:02} left", flush=True)
             if (stopping or run.batch == n_batches or run.step == s.max_steps
                     or time.perf_counter() > last_save + s.save_every):
                 save_checkpoint(s, run, model, optimizer, enc)
@@ -103,15 +103,14 @@ def train(s, splits, model, enc, optimizer, run, stop):
             result = evaluate(model, valid, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
         run.seconds = time.perf_counter() - began
         train_loss = run.loss_sum / run.n_targets
-        print(f"{ERASE_LINE}epoch {run.epoch + 1}/{s.epochs}  stage {run.stage}  "
-              f"train loss {train_loss:.4f}  valid loss {result['loss']:.4f}  "
-              f"accuracy {result['accuracy']:.1%}  tokens {result['tokens']:.1f}  "
-              f"{run.seconds / 60:.1f} min", flush=True)
-        run.history.append({
-            "epoch": run.epoch + 1, "stage": run.stage, "step": run.step, "train_loss": train_loss,
-            **{f"val_{name}": result[name] for name in ("loss", "accuracy", "tokens", "seconds",
-                                                        "n")}, "seconds": round(run.seconds, 1)})
         run.epoch, run.batch, run.loss_sum, run.n_targets = run.epoch + 1, 0, 0.0, 0
+        print(f"epoch {run.epoch}/{s.epochs}  stage {run.stage}  train loss {train_loss:.4f}  "
+              f"valid loss {result['loss']:.4f}  accuracy {result['accuracy']:.1%}  "
+              f"tokens {result['tokens']:.1f}  {run.seconds / 60:.1f} min", flush=True)
+        run.history.append({
+            "epoch": run.epoch, "stage": run.stage, "step": run.step, "train_loss": train_loss,
+            **{f"val_{name}": value for name, value in result.items()
+               if name not in ("right", "problems")}, "seconds": round(run.seconds, 1)})
         save_checkpoint(s, run, model, optimizer, enc)
         save_log(s, run, device)
 
@@ -120,11 +119,11 @@ def train(s, splits, model, enc, optimizer, run, stop):
     line = {"stage": run.stage, "step": run.step, "seconds": round(run.seconds, 1),
             **{f"test_{name}": value for name, value in result.items()}}
     save_log(s, run, device, line)
-    print(f"\ntest accuracy {result['accuracy']:.1%} on {result['n']} problems never trained on, at "
-          f"stage {run.stage}, with {result['tokens']:.1f} tokens a problem")
+    print(f"\ntest accuracy {result['accuracy']:.1%} on {result['n']} problems never trained on, "
+          f"at stage {run.stage}, with {result['tokens']:.1f} tokens a problem")
     if run.epoch < s.epochs:
         print(f"go on:  python train.py --out_dir {quote(s.out_dir)} --resume")
-    print(f"look:   python sample.py --ckpt {quote(checkpoint_of(s))} --index 0")
+    print(f"look:   python sample.py --ckpt {ckpt} --index 0")
     return line
 
 
@@ -142,8 +141,7 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
 
     loss: nats per supervised token. tokens: written ones plus thoughts, per problem, as in the
     paper's Table 1, without markers, pauses and end token. seconds: of writing, per problem. right:
-    a 1 or 0 for each problem, as text. problems: a checksum of all questions. Official
-    run.py:440-480, there one problem at a time."""
+    a digit for each problem, 1 if right. problems: their checksum. Official run.py:440-480."""
     model.eval()
     n, marks, device = len(examples), markers_of(enc), next(model.parameters()).device
     order = share(sorted(range(n), key=lambda i: len(examples[i].question)))
@@ -178,25 +176,12 @@ def print_stage(stage, examples, c, enc):
           f"{enc.decode(ids[:given])!r}\n  learned  {enc.decode(ids[given:])!r}\n")
 
 
-def print_progress(s, run, n_batches):
-    """On a terminal one line, rewritten at every step; in a pipe a line every 50 steps."""
-    last = min(s.epochs * n_batches, s.max_steps or sys.maxsize)
-    left = round((last - run.step) * run.seconds / run.step)
-    if ERASE_LINE or run.step % 50 == 0:
-        print(f"{ERASE_LINE}epoch {run.epoch + 1}/{s.epochs}  stage {run.stage}  step {run.step}/"
-              f"{last}  loss {run.loss_sum / run.n_targets:.4f}  {run.step / run.seconds:.2f} "
-              f"steps/s  {left // 60}:{left % 60:02} left", end="" if ERASE_LINE else "\n", flush=True)
-
-
 def main(argv=None):
     if RANK > 0:  # rank 0 prints for all
         sys.stdout = open(os.devnull, "w")
     given = parse(argv)
     try:
-        if given.get("resume"):
-            s = settings_of_resumed_run(given)
-        else:
-            s = settings_of_new_run(given)
+        s = (settings_of_resumed_run if given.get("resume") else settings_of_new_run)(given)
         begun = start(s)
     except ValueError as error:  # a wrong option or file; a later ValueError is a bug
         raise SystemExit(f"train.py: {error}")

@@ -24,9 +24,8 @@ from analysis.runs import (COMPARISON, TABLE, best_guess, checkpoint_of, compari
                            print_table, problems_of_log, read_metrics, rows_of_table)
 from curriculum import NO_LOSS, Curriculum, Markers, build
 from harness.files import write_whole
-from harness.settings import label
+from harness.settings import count, label
 from harness.start import load_run, tested_problems
-from sample import count
 from tasks import SIZES
 from tasks.common import points, shortcut_accuracy
 from tasks.prontoqa import last_hops
@@ -86,8 +85,8 @@ def sizes(args):
 
 def passes(args):
     """Draw which pass computes which columns of a row, at stage 2 of three steps."""
-    ids, targets = build(Example([*"QQQ"], [*"123"], [*"A"]), 2, Curriculum(),
-                         Markers("<bot>", "<eot>", "T", "P"))
+    ids, targets, _ = build(Example([*"QQQ"], [*"123"], [*"A"]), 2, Curriculum(),
+                            Markers("<bot>", "<eot>", "T", "P"))
     thought, learned = [token == "T" for token in ids], [target != NO_LOSS for target in targets]
     draw.passes(ids, thought, learned).savefig(args.out)
     print(f"drew {args.out}")

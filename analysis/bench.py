@@ -7,7 +7,7 @@ What a training step and an evaluation cost, beside the slow version and the low
 
 Three ways to compute the loss of one batch and its gradient are timed in turn, round after round:
 
-    floor    one forward pass over the same columns, as if thoughts were ordinary tokens
+    floor    `think` as if thoughts were ordinary tokens: two passes over the same columns
     ours     `think`: K + 1 passes that share a cache
     slow     the definition: K + 1 passes over everything, without a cache
 
@@ -28,30 +28,32 @@ from analysis.runs import print_table
 from curriculum import NO_LOSS, Curriculum, build
 from data import collate, encode, end_of, gpt2_encoding, markers_of, text_of, word_encoding
 from harness.start import pick_device
-from model import (GPT, GPTConfig, first_predicting, positions_and_mask, supervised_loss,
-                   think)
-from sample import collate_prompts, prompts_of, written_answers
+from model import GPT, GPTConfig, positions_and_mask, supervised_loss, think
+from sample import answers, collate_prompts, prompts_of
 from tasks import TASKS
 from tasks.common import load_splits, read_examples
 
 
-def floor(model, ids, thought, real, since=0):
-    pos, mask = positions_and_mask(real)
-    return model(model.embed(ids), pos, mask, since=since)[0]
+def floor(model, ids, is_thought, is_real, start):
+    return think(model, ids, torch.zeros_like(is_thought), is_real, start)[0]
 
 
-def slow(model, ids, thought, real, since=0):  # whatever since is, it computes every state
-    pos, mask = positions_and_mask(real)
+def ours(model, ids, is_thought, is_real, start):
+    return think(model, ids, is_thought, is_real, start)[0]
+
+
+def slow(model, ids, is_thought, is_real, start):
+    pos, mask = positions_and_mask(is_real)
     x = model.embed(ids)
-    for column in thought.any(dim=0).nonzero().flatten().tolist():
+    for column in is_thought.any(dim=0).nonzero().flatten().tolist():
         hidden, _ = model(x, pos, mask)
-        is_thought = thought[:, column, None, None]
-        new = torch.where(is_thought, hidden[:, column - 1:column], x[:, column:column + 1])
-        x = torch.cat([x[:, :column], new, x[:, column + 1:]], dim=1)
-    return model(x, pos, mask)[0]
+        thought = model.thought(hidden[:, column - 1])  # (B, C)
+        new = torch.where(is_thought[:, column, None], thought, x[:, column])
+        x = torch.cat([x[:, :column], new[:, None], x[:, column + 1:]], dim=1)
+    return model(x, pos, mask)[0][:, start - 1:]
 
 
-WAYS = {"floor": floor, "ours": think, "slow": slow}
+WAYS = {"floor": floor, "ours": ours, "slow": slow}  # each returns columns start - 1 .. T - 1
 
 
 def start(args):
@@ -67,18 +69,19 @@ def start(args):
 
 
 def batch_at(stage, args, enc, examples):
-    """ids, targets, thought, real of the first problems, or of args.columns random tokens a row
-    with ten to learn; `stage` says how many are thoughts."""
+    """ids, targets, is_thought, is_real, start of the first problems, or of args.columns random
+    tokens a row with ten to learn; `stage` says how many are thoughts."""
     if args.columns:
         ids = torch.randint(256, (args.batch_size, args.columns), device=args.device)
         targets, column = ids.clone(), torch.arange(args.columns, device=args.device)
         targets[:, :-10] = NO_LOSS
-        thought = (column >= args.columns - 11 - stage) & (column < args.columns - 11)
-        return ids, targets, thought.expand_as(ids), torch.ones_like(ids, dtype=torch.bool)
+        start = args.columns - 11 - stage
+        is_thought = (column >= start) & (column < start + stage)
+        is_real = torch.ones_like(ids, dtype=torch.bool)
+        return ids, targets, is_thought.expand_as(ids), is_real, start
     c, marks = Curriculum(max_latent_stage=max(args.stages)), markers_of(enc)
-    sequences = [build(encode(example, enc), stage, c, marks)
-                 for example in examples[:args.batch_size]]
-    return collate(sequences, marks.thought, args.device)
+    rows = [build(encode(example, enc), stage, c, marks) for example in examples[:args.batch_size]]
+    return collate(rows, marks.thought, args.device)
 
 
 def now(device):
@@ -89,12 +92,12 @@ def now(device):
 
 def step(way, model, batch, args):
     """Seconds of a forward and a backward pass."""
-    ids, targets, thought, real = batch
+    ids, targets, is_thought, is_real, start = batch
     model.zero_grad()
     began = now(args.device)
     device, half = torch.device(args.device).type, args.dtype == "bfloat16"
     with torch.autocast(device, torch.bfloat16, enabled=half):
-        hidden = WAYS[way](model, ids, thought, real, since=first_predicting(targets))
+        hidden = WAYS[way](model, ids, is_thought, is_real, start)
         loss = supervised_loss(model, hidden, targets)
     loss.backward()
     return now(args.device) - began
@@ -140,10 +143,10 @@ def matmul_flops(args):
 def step_flops(model, batch):
     """FLOPs that a step needs: 2 forward and 4 backward for each weight and token, and attention's
     two products. Padding is work without use, and so is not counted."""
-    _, targets, _, real = batch
+    _, targets, _, is_real, start = batch
     config = model.config
-    lengths = real.sum(dim=1)
-    wanted = real[:, first_predicting(targets):].sum(dim=1)  # states that the last layer computes
+    lengths = is_real.sum(dim=1)
+    wanted = is_real[:, start - 1:].sum(dim=1)  # states that the last layer computes
     full = (config.n_layer - 1) * lengths + wanted
     dense = 12 * full + 2 * (lengths - wanted)  # the last layer's keys and values
     attention = 2 * lengths * full
@@ -183,7 +186,7 @@ def measure_evaluation(args):
     prompts = prompts_of(examples[:args.problems], max(args.stages), Curriculum(), enc)
 
     began = now(args.device)
-    written_answers(model, prompts, enc, args.eval_batch, args.new_tokens)
+    answers(model, prompts, enc, args.eval_batch, args.new_tokens)
     ours = len(prompts) / (now(args.device) - began)
 
     some = prompts[::max(1, len(prompts) // 8)]
@@ -197,7 +200,7 @@ def measure_evaluation(args):
 def answer_slowly(model, ids, enc, new_tokens):
     """One problem, with everything computed again for every thought and every new token."""
     for _ in range(new_tokens):
-        hidden = slow(model, *collate_prompts(model, [ids], enc))
+        hidden = slow(model, *collate_prompts(model, [ids], enc), start=1)
         token = model.lm_head(hidden[0, -1]).argmax().item()
         if token == end_of(enc):
             break

@@ -19,26 +19,28 @@ def node_values(probe, examples, k):
     thoughts. The words that lead there, "Every" or at first "Tom is a", and before a bare name none
     or at first "Tom", are given; a value is the product over the name's tokens (section 4.3)."""
     enc, marks = probe.enc, markers_of(probe.enc)
-    sequences, owners = [], []
+    rows, owners = [], []
     for i, example in enumerate(examples):
-        graph = Graph(example)
+        graph, question = Graph(example), encode_question(example.question, enc)
         first, later = (f" {graph.root}", "") if probe.names else (f"{graph.root} is a", "Every")
-        given = prompt(encode_question(example.question, enc), k, probe.c, marks)
-        given += enc.encode_ordinary(later if k else first)
+        given = prompt(question, k, probe.c, marks) + enc.encode_ordinary(later if k else first)
         for node in graph.concepts:
             name = enc.encode_ordinary(" " + node)
-            sequences.append((given + name, [NO_LOSS] * len(given) + name))
+            rows.append((given + name, [NO_LOSS] * len(given) + name,
+                         len(question) + 1))  # thoughts begin after the question and <|bot|>
             owners.append((i, node))
     values = [{} for _ in examples]
-    for start in range(0, len(sequences), 4 * probe.batch_size):
-        some = sequences[start:start + 4 * probe.batch_size]
-        ids, targets, thought, real = collate(some, marks.thought, probe.model.wte.weight.device)
-        hidden, targets = think(probe.model, ids, thought, real)[:, :-1], targets[:, 1:]
+    for begin in range(0, len(rows), 4 * probe.batch_size):
+        some = rows[begin:begin + 4 * probe.batch_size]
+        ids, targets, is_thought, is_real, start = collate(some, marks.thought,
+                                                           probe.model.wte.weight.device)
+        hidden, _ = think(probe.model, ids, is_thought, is_real, start)
+        targets = targets[:, start:]  # a state predicts the token one column on
         named = targets != NO_LOSS
-        logits = probe.model.lm_head(hidden[named])
+        logits = probe.model.lm_head(hidden[:, :-1][named])
         log_p = torch.zeros(targets.shape, device=logits.device)
         log_p[named] = -F.cross_entropy(logits, targets[named], reduction="none")
-        for (i, node), p in zip(owners[start:], log_p.sum(dim=1).exp().tolist()):
+        for (i, node), p in zip(owners[begin:], log_p.sum(dim=1).exp().tolist()):
             values[i][node] = p
     return values
 

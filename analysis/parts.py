@@ -15,24 +15,24 @@ Beside them: the operations of a step, forward and backward, in GFLOP; how many 
 it reaches; and how many a large matrix product does. A last line adds up the whole run. A new
 model has not learned when to stop: it writes as much as the longest solution has.
 """
+import math
 import random
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import product
 from types import SimpleNamespace
 
 import torch
 
 from analysis.bench import matmul_flops, now, step_flops
 from analysis.runs import print_table
-from curriculum import build, last_stage, parts_of_epoch, stage_at
-from data import batches, collate, count_learned, encode, markers_of
+from curriculum import build, last_stage, stage_at
+from data import batches, collate, count_targets, encode, markers_of
 from harness.ranks import micro_batches
 from harness.settings import complete, parse
 from harness.start import saved_settings, start
-from model import first_predicting, supervised_loss, think
-from sample import evaluate
+from model import supervised_loss, think
+from train import evaluate
 
 PARTS = ["problems", "tokens", "forward", "backward", "optimizer", "evaluation"]
 STEPS, WARM_UP = 20, 3  # steps that are timed at each stage, after some that are not
@@ -55,18 +55,21 @@ def measure(s):
         yield
         seconds[part] += now(device) - began
 
-    def step(batch):
+    def step(batch, stage):
         """Returns the FLOPs that it needs."""
-        flops = 0
-        for rows in micro_batches(batch, s.micro_batch):
+        with timed("tokens"):
+            rows = [build(encode(example, enc), stage, c, marks, rng) for example in batch]
+        flops, n_targets = 0, count_targets(rows)
+        for part in micro_batches(rows, s.micro_batch):
             with timed("tokens"):
-                tensors = ids, targets, thought, real = collate(rows, marks.thought, device)
+                collated = collate(part, marks.thought, device)
             with timed("forward"), autocast:
-                hidden = think(model, ids, thought, real, since=first_predicting(targets))
-                loss = supervised_loss(model, hidden, targets) / count_learned(batch)
+                ids, targets, is_thought, is_real, start = collated
+                hidden, _ = think(model, ids, is_thought, is_real, start)
+                loss = supervised_loss(model, hidden, targets) / n_targets
             with timed("backward"):
                 loss.backward()
-            flops += step_flops(model, tensors)
+            flops += step_flops(model, collated)
         with timed("optimizer"):
             torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or torch.inf)
             optimizer.step()
@@ -79,8 +82,7 @@ def measure(s):
         with timed("problems"):  # of an epoch at which they have grown to full size
             examples = examples_of_epoch(s.epochs)
         with timed("tokens"):
-            sequences = [build(encode(example, enc), stage, c, marks, rng) for example in examples]
-            epoch_batches = batches(sequences, s.batch_size, rng)
+            epoch_batches = batches(examples, s.batch_size, rng)
         if len(epoch_batches) <= WARM_UP:
             raise ValueError(f"{len(examples)} training problems make {len(epoch_batches)} "
                              f"batches, but {WARM_UP + 1} are needed: lower --batch_size")
@@ -88,25 +90,26 @@ def measure(s):
 
         model.train()
         for batch in epoch_batches[:WARM_UP]:
-            step(batch)
+            step(batch, stage)
         seconds.clear()
         done = epoch_batches[WARM_UP:WARM_UP + STEPS]
-        flops = sum(map(step, done))
+        flops = sum(step(batch, stage) for batch in done)
         line = {part: 1e3 * seconds[part] / len(done) + per_epoch.get(part, 0) for part in PARTS}
+        longest = max(count_targets([build(encode(example, enc), stage, c, marks)])
+                      for example in valid)
         with timed("evaluation"), autocast:
-            longest = max(count_learned([sequence]) for sequence in sequences)
             evaluate(model, valid, stage, c, enc, s.micro_batch, longest)
-        steps_in_epoch = s.n_train / s.batch_size if s.generated else len(epoch_batches)
+        steps_in_epoch = math.ceil((s.n_train if s.generated else len(examples)) / s.batch_size)
         line["evaluation"] = 1e3 * seconds["evaluation"] / steps_in_epoch
         speed = flops / (seconds["forward"] + seconds["backward"])
         lines.append({"stage": stage} | line | {
             "step": sum(line.values()), "steps of a run": 0, "GFLOP": flops / len(done) / 1e9,
             "GFLOP per s": speed / 1e9,
             "matmul's": matmul_flops(SimpleNamespace(device=device, dtype=s.dtype)) / 1e9})
-    parts = parts_of_epoch(c)
-    for epoch, part in product(range(s.epochs), range(parts)):
-        line = lines[stage_at(epoch, c, part) - lines[0]["stage"]]
-        line["steps of a run"] += steps_in_epoch / parts
+    for epoch in range(s.epochs):
+        for i in range(steps_in_epoch):
+            stage = stage_at(epoch + i / steps_in_epoch, c)
+            lines[stage - lines[0]["stage"]]["steps of a run"] += 1
     return lines
 
 

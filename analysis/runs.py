@@ -6,8 +6,7 @@ from statistics import mean, pstdev, stdev
 from curriculum import METHODS
 from harness.settings import label, read_settings
 from harness.start import tested_problems
-from sample import checksum
-from tasks.common import shortcut_accuracy
+from tasks.common import checksum, shortcut_accuracy
 
 
 def read_metrics(path):

@@ -20,7 +20,7 @@ from data import line_of
 from harness.settings import Settings
 from harness.start import load_run, pick_device, problems_that_fit
 from model import GPT
-from sample import nearest_tokens, prompts_of, thoughts_after, written_answers
+from sample import answers, nearest_tokens, prompts_of, thoughts_after
 from tasks.common import shortcut_accuracy
 from tasks.prosqa import CATEGORIES, category, read_question
 from tasks.record import is_correct
@@ -47,10 +47,10 @@ class Probe:
     def prompts(self, k):
         return prompts_of(self.examples, k, self.c, self.enc)
 
-    def written(self, k, edit_of=None):
-        """What it writes after k thoughts, see sample.written_answers."""
-        return written_answers(self.model, self.prompts(k), self.enc, self.batch_size,
-                               self.max_new_tokens, edit_of)
+    def written(self, k, on_thought_of=None):
+        """What it writes after k thoughts, see sample.answers."""
+        return answers(self.model, self.prompts(k), self.enc, self.batch_size,
+                       self.max_new_tokens, on_thought_of)
 
     def right(self, written):
         """Whether each answer is right."""
@@ -182,8 +182,8 @@ def intervene(probe, seed=0):
     trials += [(f"frozen from thought {i + 1} on", freeze(i),
                 f"what follows thought {i + 1} adds nothing") for i in range(k - 1)]
     rows = []
-    for name, edit_of, meaning in trials:
-        rows.append({"thoughts": name, **accuracy_of(probe.right(probe.written(k, edit_of))),
+    for name, on_thought_of, meaning in trials:
+        rows.append({"thoughts": name, **accuracy_of(probe.right(probe.written(k, on_thought_of))),
                      "if as good as intact": meaning})
     return {"n": len(probe.examples), "rows": rows,
             "shortcuts": shortcut_accuracy(probe.task, probe.examples)}
@@ -199,23 +199,23 @@ def derangement(n, rng):
 
 
 def put_in(values):
-    """An `edit_of` that replaces the thoughts of all problems by values (examples, k, C)."""
-    def edit_of(rows):
+    """An `on_thought_of` that replaces the thoughts of all problems by values (examples, k, C)."""
+    def on_thought_of(rows):
         return lambda k, _: values[rows, k]
-    return edit_of
+    return on_thought_of
 
 
 def freeze(last):
-    """An `edit_of` by which every thought after number `last` is that one again."""
-    def edit_of(rows):
+    """An `on_thought_of` by which every thought after number `last` is that one again."""
+    def on_thought_of(rows):
         kept = None
 
-        def edit(k, value):
+        def on_thought(k, thought):
             nonlocal kept
-            kept = value if k <= last else kept
+            kept = thought if k <= last else kept
             return kept
-        return edit
-    return edit_of
+        return on_thought
+    return on_thought_of
 
 
 def decode(probe, top=5):
@@ -226,7 +226,7 @@ def decode(probe, top=5):
     1, 2, .. (of an equation's result) or of the answer, were they written."""
     found = []
     for example, thoughts in zip(probe.examples, probe.thoughts(probe.k)):
-        near = nearest_tokens(probe.model, thoughts, probe.enc, top)
+        near = [nearest_tokens(probe.model, thought, probe.enc, top) for thought in thoughts]
         norms = thoughts.norm(dim=-1).tolist()
         cosines = [None, *F.cosine_similarity(thoughts[1:], thoughts[:-1]).tolist()]
         told = [{"tokens": [token for token, _ in tokens],

@@ -5,7 +5,7 @@ from curriculum import Curriculum, Markers, build, last_stage
 from tasks.record import Example
 
 
-def test_a_token_goes_without_a_thought_or_a_thought_comes_without_a_token():
+def test_each_token_that_goes_leaves_a_thought():
     c = Curriculum(method="coconut_by_token", eot=False, icot_all_beyond=5, max_latent_stage=2)
     markers, example = Markers(91, 92, 93, 94), Example([1, 2], [[11, 12], [13], [14]], [21, 22])
     rows = [build(example, stage, c, markers, random.Random(0))[0] for stage in range(6)]

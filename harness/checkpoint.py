@@ -79,8 +79,8 @@ def machine_of(device):
 
 
 class Stop:
-    """Within `with stop:` Ctrl-C, SIGTERM and a closed terminal set stop.asked, for the loop to save
-    the run and stop. A second one ends it at once."""
+    """Within `with stop:` Ctrl-C, SIGTERM and a closed terminal set stop.asked, for the loop to
+    save the run and stop. A second one ends it at once."""
 
     def __init__(self, out_dir):
         self.out_dir, self.asked, self.saved = out_dir, 0, False

@@ -13,11 +13,12 @@ def load_gpt2(source, dropout=0.0):
     """(model, Encoding) of what GPT.from_pretrained takes; the model has rows for our special
     tokens. ValueError, in a sentence, for anything else."""
     path = source if not os.path.isdir(source) else os.path.join(source, "pytorch_model.bin")
-    if source not in GPT2_SHA256:
-        if not os.path.exists(path):
-            raise ValueError(f"no weights at {path}: name a file, or {', '.join(GPT2_SHA256)}")
-        if is_checkpoint(read_torch(path)):
-            raise ValueError(f"{path} is a checkpoint of train.py: name it by --ckpt")
+    if source in GPT2_SHA256:  # where from_pretrained keeps it
+        path = os.path.join(torch.hub.get_dir(), "checkpoints", f"{source}.bin")
+    elif not os.path.exists(path):
+        raise ValueError(f"no weights at {path}: name a file, or {', '.join(GPT2_SHA256)}")
+    elif is_checkpoint(read_torch(path)):
+        raise ValueError(f"{path} is a checkpoint of train.py: name it by --ckpt")
     try:
         model = GPT.from_pretrained(source, dropout)
     except KeyError as error:
@@ -26,7 +27,9 @@ def load_gpt2(source, dropout=0.0):
         raise ValueError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it where "
                          "there is a network, and give its path instead") from None
     except Exception as error:  # missing, unexpected or misshapen tensors, or half a file
-        raise ValueError(f"{path} holds no whole GPT-2: {error}") from None
+        kept = source in GPT2_SHA256 and os.path.exists(path)
+        again = ": delete it, to fetch it again" if kept else ""
+        raise ValueError(f"{path} holds no whole GPT-2 ({error}){again}") from None
     enc = gpt2_encoding()
     if not 50257 <= model.config.vocab_size <= enc.n_vocab:
         raise ValueError(f"{path} has {model.config.vocab_size} tokens, which are not GPT-2's")

@@ -43,13 +43,17 @@ def micro_batches(batch, size):
 
 
 def sum_gradients(model):
-    """Give every parameter the sum of the gradients that the ranks have for it."""
+    """Give every parameter the sum of the gradients that the ranks have for it; where none has one,
+    as of a part of the model that this batch does not use, it stays without."""
     if RANKS == 1:
         return
-    for p in model.parameters():
+    parameters = list(model.parameters())
+    used = total([p.grad is not None for p in parameters], parameters[0].device)
+    parameters = [p for p, by_some in zip(parameters, used) if by_some]
+    for p in parameters:
         if p.grad is None:  # this rank had no share of the batch
             p.grad = torch.zeros_like(p)
-    for handle in [dist.all_reduce(p.grad, async_op=True) for p in model.parameters()]:
+    for handle in [dist.all_reduce(p.grad, async_op=True) for p in parameters]:
         handle.wait()
 
 

@@ -6,7 +6,7 @@ from shlex import quote
 import tiktoken
 import torch
 
-from curriculum import METHODS, n_thoughts
+from curriculum import METHODS, last_stage, n_thoughts, stage_at
 from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
 from harness.files import is_checkpoint, read_torch
 from harness.gpt2 import load_gpt2
@@ -96,7 +96,12 @@ def start(s):
     def fit(examples):
         return fitting(examples, enc, s.curriculum(), model.config.block_size)
 
+    c = s.curriculum()
+    if stage_at(s.epochs - 1e-3, c) < last_stage(c):
+        print(f"note: {s.epochs} epochs end before stage {last_stage(c)}, the last")
     in_files = None if s.generated else fit(drawn(0))  # the same in every epoch
+    if in_files and (run.batch - 1) * s.batch_size >= len(in_files):
+        raise ValueError(f"{s.data} has fewer problems than when the run began")
 
     def examples_of_epoch(epoch):
         return fit(drawn(epoch)) if s.generated else in_files

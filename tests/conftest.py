@@ -1,4 +1,5 @@
-"""What the tests share: the import path, real data where there is any, and tiny models."""
+"""What the tests share: the import path, real data where there is any, tiny models, the loop's
+definition, and rows with thoughts."""
 import os
 import signal
 import sys
@@ -38,3 +39,61 @@ def tiny_gpt(seed=0, vocab_size=50, block_size=64, n_layer=2, n_head=2, n_embd=3
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return model
+
+
+def full_pass(model, x):
+    """Hidden states (B, T, C) of embeddings (B, T, C): one forward pass, no cache, no padding."""
+    T = x.size(1)
+    return model(x, torch.arange(T)[None], torch.ones(1, 1, T, T, dtype=torch.bool).tril())[0]
+
+
+def slow_think(model, ids, columns):
+    """The definition of the loop for one row: hidden states (T, C) of a list of ids with thoughts
+    in these columns, by a full pass for each thought and one more."""
+    x = model.embed(torch.tensor([ids]))
+    for column in sorted(columns):
+        thought = model.thought(full_pass(model, x)[:, column - 1])
+        x = torch.cat([x[:, :column], thought[:, None], x[:, column + 1:]], dim=1)
+    return full_pass(model, x)[0]
+
+
+def random_rows(ks, seed=0):
+    """[(ids, thought columns), ..]: a question and a rest of random lengths, k thoughts between."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for k in ks:
+        question, rest = torch.randint(2, 12, (2,), generator=generator).tolist()
+        ids = torch.randint(1, 50, (question + k + rest,), generator=generator).tolist()
+        rows.append((ids, list(range(question, question + k))))
+    return rows
+
+
+def pad(rows, n_left=None):
+    """[(ids, thought columns), ..] -> ids, is_thought, is_real (B, T); n_left pads before a row."""
+    n_left = n_left or [0] * len(rows)
+    B, T = len(rows), max(left + len(ids) for left, (ids, _) in zip(n_left, rows))
+    ids = torch.zeros(B, T, dtype=torch.long)
+    is_thought, is_real = torch.zeros(2, B, T, dtype=torch.bool)
+    for b, (left, (row, columns)) in enumerate(zip(n_left, rows)):
+        ids[b, left:left + len(row)] = torch.tensor(row)
+        is_real[b, left:left + len(row)] = True
+        is_thought[b, [left + column for column in columns]] = True
+    return ids, is_thought, is_real
+
+
+def aligned(rows):
+    """The pads that put all first thoughts into one column, as data.collate does."""
+    first = max((columns[0] for _, columns in rows if columns), default=0)
+    return [first - columns[0] if columns else 0 for _, columns in rows]
+
+
+def right_aligned(rows):
+    """The pads that put all ends into the last column, as `generate` needs them."""
+    longest = max(len(ids) for ids, _ in rows)
+    return [longest - len(ids) for ids, _ in rows]
+
+
+def late_start(is_thought):
+    """The column of the first thought, or the middle of rows without thoughts."""
+    columns = is_thought.any(dim=0).nonzero().flatten().tolist()
+    return columns[0] if columns else is_thought.size(1) // 2

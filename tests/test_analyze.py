@@ -18,12 +18,13 @@ from conftest import ROOT
 from harness.settings import Settings, complete, label
 from harness import start
 from harness.start import load_run
-from sample import checksum, evaluate
 from tasks import gsm8k, prontoqa, prosqa
-from tasks.common import load_splits, problems, read_examples, shortcut_accuracy
+from tasks.common import checksum, load_splits, problems, read_examples, shortcut_accuracy
 from tasks.record import Example
 from test_tasks import check_prontoqa
+from train import evaluate
 
+pytestmark = pytest.mark.house
 LOGS = sorted(map(str, (ROOT / "results").glob("*.jsonl")))
 TINY = ("--device cpu --n_layer 1 --n_head 1 --n_embd 8 --n_train 8 --n_valid 4 --n_test 6 "
         "--batch_size 8 --epochs 2 --epochs_stage_0 1 --epochs_per_stage 1 --max_new_tokens 8")
@@ -32,11 +33,12 @@ TINY = ("--device cpu --n_layer 1 --n_head 1 --n_embd 8 --n_train 8 --n_valid 4 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("runs") / "prontoqa"
-    training.main(["--task", "prontoqa", "--hops", "2", *TINY.split(), "--out_dir", str(out_dir)])
+    training.main(["--task", "prontoqa", "--data", "generated", "--hops", "2", *TINY.split(),
+                   "--out_dir", str(out_dir)])
     return out_dir
 
 
-def test_a_prosqa_rule_bets_on_the_wrong_option():
+def test_every_prosqa_rule_bets_on_its_option():
     """The lempus is two edges below Tom, the scrompus one below Rex and two below Tom's child."""
     question = ("Tom is a terpus. Every terpus is a lempus. Rex is a scrompus. Every terpus is a "
                 "rorpus. Every rorpus is a scrompus. Is Tom a lempus or scrompus?")
@@ -47,13 +49,13 @@ def test_a_prosqa_rule_bets_on_the_wrong_option():
         "more ancestors": rex}
 
 
-def test_a_name_within_another_counts_as_a_mention():
+def test_a_name_within_another_is_no_mention():
     question = ("Tom is a brimpus. Rex is a jelpus. Every brimpus is a impus. Is Tom a jelpus or "
                 "impus?")
     assert prosqa.guesses(question)["first mentioned later"] == "Tom is a impus."
 
 
-def test_a_prontoqa_rule_bets_on_the_wrong_answer():
+def test_every_prontoqa_rule_bets_on_its_answer():
     question = ("Vumpuses are not wooden. Each gorpus is a vumpus. Every impus is wooden. Sally is "
                 "a gorpus. True or false: Sally is wooden.")
     assert list(prontoqa.guesses(question).values()) == ["True", "False", "True", "False"]
@@ -61,12 +63,12 @@ def test_a_prontoqa_rule_bets_on_the_wrong_answer():
     assert list(prontoqa.guesses(swapped).values()) == ["False", "False", "True", "False"]
 
 
-def test_an_arithmetic_rule_misses_a_number():
+def test_arithmetic_rules_read_numbers_in_digits_and_in_words():
     question = "Ivy has 30 cards. Ivy buys two boxes with 4 cards in each box. How many?"
     assert list(gsm8k.guesses(question).values()) == ["4", "30", "36", "240", "120", "26"]
 
 
-def test_a_rule_without_an_opinion_counts_as_right_or_wrong():
+def test_a_rule_without_an_opinion_counts_as_half_right():
     even = ("Tom is a lempus. Rex is a scrompus. Is Tom a lempus or scrompus?", [],
             "Tom is a lempus.")
     result = shortcut_accuracy("prosqa", [Example(*even)] * 3)
@@ -74,13 +76,13 @@ def test_a_rule_without_an_opinion_counts_as_right_or_wrong():
 
 
 @pytest.mark.parametrize("hops", [1, 2, 5])
-def test_the_last_hops_of_a_problem_are_no_sound_problem(hops):
+def test_the_last_hops_of_a_problem_are_a_sound_problem(hops):
     for r in problems("prontoqa", 50, 0, hops=5):
         example = Example(r["question"], r["steps"], r["answer"])
         check_prontoqa(prontoqa.last_hops(example, hops)._asdict(), hops)
 
 
-def test_the_last_hops_of_the_generators_own_problems_are_no_sound_problem(real_data):
+def test_the_last_hops_of_the_official_problems_are_sound_problems(real_data):
     for example in read_examples(real_data / "prontoqa_5hop_raw.json"):
         check_prontoqa(prontoqa.last_hops(example, 2)._asdict(), hops=2)
 
@@ -95,10 +97,10 @@ def write_log(path, lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_a_table_hides_how_much_seeds_differ(tmp_path, capsys):
+def test_a_table_shows_the_mean_and_the_spread_over_seeds(tmp_path, capsys):
     for seed, accuracy in enumerate([0.8, 0.9, 1.0, 0.5]):
-        given = {"task": "prosqa", "seed": seed} | ({"uniform_prob": 0.3, "eot": True} if seed == 3
-                                                    else {})
+        given = {"task": "prosqa", "data": "generated", "seed": seed}
+        given |= {"uniform_prob": 0.3, "eot": True} if seed == 3 else {}
         lines = [{"settings": asdict(complete(given))},
                  {"epoch": 1, "stage": 0, "val_accuracy": accuracy - 0.3},
                  {"epoch": 2, "stage": 1, "val_accuracy": accuracy - 0.1},
@@ -122,7 +124,7 @@ def write_run(path, right, problems="p0", **given):
     return str(path)
 
 
-def test_a_comparison_takes_the_problems_of_two_runs_for_unrelated_ones(tmp_path, capsys):
+def test_a_comparison_pairs_two_runs_problem_by_problem(tmp_path, capsys):
     """90 and 81 of 100 are right: 80 by both, 10 only by the first, 1 only by the second."""
     first = write_run(tmp_path / "a", "1" * 80 + "1" * 10 + "0" + "0" * 9)
     other = write_run(tmp_path / "b", "1" * 80 + "0" * 10 + "1" + "0" * 9, method="cot")
@@ -138,7 +140,7 @@ def test_a_comparison_takes_the_problems_of_two_runs_for_unrelated_ones(tmp_path
     assert p - q + half < 0 < -0.09 + 1.96 * (0.9 * 0.1 / 100 + 0.81 * 0.19 / 100) ** 0.5
 
 
-def test_an_interval_of_differences_is_empty_or_misses_the_truth_too_often():
+def test_an_interval_of_differences_holds_the_truth_as_often_as_it_says():
     low, high = paired_interval([0] * 500)
     assert -3.5 / 500 < low < -2.5 / 500 and high == -low  # as by the rule of three
     rng, inside = random.Random(0), 0
@@ -149,7 +151,7 @@ def test_an_interval_of_differences_is_empty_or_misses_the_truth_too_often():
 
 
 @pytest.mark.parametrize("same, n, width", [(False, 80, 1), (True, 40, 2 ** 0.5)])
-def test_a_problem_of_a_file_counts_once_for_each_seed(tmp_path, same, n, width):
+def test_a_problem_of_a_file_counts_once_over_all_seeds(tmp_path, same, n, width):
     """Two seeds, whose problems are the same if they come from a file; the differences are."""
     paths = [write_run(tmp_path / f"{method} {seed}", right, "p0" if same else f"p{seed}",
                        method=method, seed=seed)
@@ -160,7 +162,7 @@ def test_a_problem_of_a_file_counts_once_for_each_seed(tmp_path, same, n, width)
     assert high - low == pytest.approx(22 * width, abs=2)
 
 
-def test_a_problem_of_a_file_counts_once_for_each_seed_in_a_picture(monkeypatch):
+def test_a_problem_of_a_file_counts_once_over_all_seeds_in_a_picture(monkeypatch):
     monkeypatch.setattr(analyze, "best_guess", lambda s, result: 0.5)
     for data, n in (("x.json", 40), ("generated", 80)):
         runs = [(Settings(seed=seed, data=data), [], result(0.5 + 0.1 * seed, n=40))
@@ -171,12 +173,12 @@ def test_a_problem_of_a_file_counts_once_for_each_seed_in_a_picture(monkeypatch)
 
 @pytest.mark.parametrize("change, message", [
     ({"seed": 1}, r"cot has the seeds \[1\], the first \[0\]: only runs of equal seed"),
-    ({"problems": "p1"}, "cot on prontoqa, generated, with seed 0 was tested on other problems"),
+    ({"problems": "p1"}, "cot on prontoqa, balanced, with seed 0 was tested on other problems"),
     ({"right": "1", "problems": "p1"}, "their size and number must be the same"),
-    ({"task": "prosqa", "problems": "p1"}, "cot on prosqa, generated, with seed 0 was tested on o"),
+    ({"task": "prosqa", "problems": "p1"}, "cot on prosqa, balanced, with seed 0 was tested on ot"),
     ({"method": "coconut"}, "is a second run of coconut with seed 0"),
 ])
-def test_runs_are_compared_that_were_asked_other_problems(tmp_path, change, message):
+def test_runs_that_were_asked_other_problems_are_not_compared(tmp_path, change, message):
     first = write_run(tmp_path / "a", "11")
     other = write_run(tmp_path / "b", **{"right": "01", "method": "cot"} | change)
     with pytest.raises(SystemExit, match=f"analysis: .*{message}"):
@@ -186,13 +188,13 @@ def test_runs_are_compared_that_were_asked_other_problems(tmp_path, change, mess
             analyze.main(["table", first, other])
 
 
-def test_a_log_without_single_answers_is_compared(tmp_path):
+def test_a_log_without_single_answers_is_not_compared(tmp_path):
     with pytest.raises(SystemExit, match="does not say which test problems the model got right"):
-        old = ROOT / "results" / "records" / "adamw-prontoqa-seed0.jsonl"
-        analyze.main(["compare", write_run(tmp_path / "a", "11"), str(old)])
+        write_log(tmp_path / "old", [{"settings": asdict(complete({"method": "cot"}))}, result(1)])
+        analyze.main(["compare", write_run(tmp_path / "a", "11"), str(tmp_path / "old")])
 
 
-def test_a_finished_run_cannot_be_compared(tiny_run, capsys):
+def test_a_finished_run_can_be_compared(tiny_run, capsys):
     analyze.main(["compare", str(tiny_run)])
     accuracy = read_metrics(str(tiny_run))[2]["test_accuracy"]
     assert f" | 1 | 6 | {100 * accuracy:.1f} |" in capsys.readouterr().out
@@ -206,12 +208,12 @@ def test_a_finished_run_cannot_be_compared(tiny_run, capsys):
     ({"init": "gpt2"}, "coconut --init gpt2"),
     ({"init": "gpt2", "data": "x.json", "extra_stage": True}, "coconut --init gpt2 --extra_stage"),
 ])
-def test_a_run_is_averaged_with_one_that_differs_from_it(given, text):
+def test_a_label_names_every_option_that_differs_from_the_defaults(given, text):
     words = label(complete(given)).split(" --")
     assert words[0] == text.split(" --")[0] and set(words) == set(text.split(" --"))
 
 
-def test_shortcuts_are_counted_on_other_problems_than_the_runs_own(tiny_run, capsys):
+def test_shortcuts_are_counted_on_the_runs_own_problems(tiny_run, capsys):
     analyze.main(["shortcuts", str(tiny_run)])
     out = capsys.readouterr().out
     assert "6 test problems of prontoqa, generated" in out
@@ -219,7 +221,7 @@ def test_shortcuts_are_counted_on_other_problems_than_the_runs_own(tiny_run, cap
 
 
 @pytest.mark.parametrize("hops", [["--hops", 2], ["--hops", 1], []])
-def test_accuracy_on_a_file_is_not_measured(tiny_run, tmp_path, capsys, hops):
+def test_accuracy_is_measured_on_a_file(tiny_run, tmp_path, capsys, hops):
     records = problems("prontoqa", 7, 1, "valid", hops=2)
     (tmp_path / "other.json").write_text(json.dumps(records))
     analyze.main(["accuracy", str(tiny_run), "--data", str(tmp_path / "other.json"),
@@ -229,7 +231,7 @@ def test_accuracy_on_a_file_is_not_measured(tiny_run, tmp_path, capsys, hops):
     assert f"| {hops[1] + 1 if hops else 3} | 7 | " in out, "each has a step for each hop, and one"
 
 
-def test_problems_in_other_words_than_the_tasks_end_in_a_traceback(tiny_run, tmp_path, capsys):
+def test_no_rule_applies_to_problems_in_other_words_than_the_tasks(tiny_run, tmp_path, capsys):
     (tmp_path / "own.json").write_text(json.dumps([
         {"question": f"Is {n} even?", "steps": ["Halve."], "answer": "True"} for n in range(5)]))
     for command in ("accuracy", "intervene"):
@@ -238,8 +240,8 @@ def test_problems_in_other_words_than_the_tasks_end_in_a_traceback(tiny_run, tmp
         assert "5 problems" in out and out.count("no rule applies") == 1
 
 
-def test_a_file_that_the_commands_for_prosqa_cannot_read_ends_in_a_traceback(tmp_path, capsys):
-    path, run = tmp_path / "own.json", str(ROOT / "results" / "prosqa.pt")
+def test_commands_refuse_in_a_sentence_what_is_not_for_their_task(tmp_path, capsys):
+    path, run = tmp_path / "own.json", str(ROOT / "results" / "prosqa-balanced.pt")
     own = {"question": "What is 0 plus one?", "steps": [], "answer": "one."}
     path.write_text(json.dumps([own]))
     analyze.main(["accuracy", run, "--data", str(path)])
@@ -252,7 +254,7 @@ def test_a_file_that_the_commands_for_prosqa_cannot_read_ends_in_a_traceback(tmp
             analyze.main(["accuracy", run, "--hops", hops])
 
 
-def test_a_run_is_tested_on_no_or_few_problems_of_another_source(tmp_path):
+def test_a_run_is_tested_on_enough_problems_of_another_source(tmp_path):
     folder = tmp_path / "files"
     folder.mkdir()
     for split, n in (("train", 20), ("valid", 2), ("test", 7)):
@@ -264,18 +266,18 @@ def test_a_run_is_tested_on_no_or_few_problems_of_another_source(tmp_path):
     assert len(start.tested_problems(files, "balanced")) == 500
 
 
-def test_a_chain_of_names_is_cut_as_if_it_were_sentences(tiny_run):
+def test_hops_are_refused_for_steps_that_are_names(tiny_run):
     with pytest.raises(SystemExit, match="--hops is for problems whose steps are sentences"):
         analyze.main(["accuracy", str(tiny_run), "--hops", "1"])
 
 
-def test_the_run_is_tested_on_other_problems_the_second_time(tiny_run, capsys):
+def test_a_run_is_tested_on_the_same_problems_again(tiny_run, capsys):
     analyze.main(["accuracy", str(tiny_run), "--data", "generated"])
     result = read_metrics(str(tiny_run))[2]
     assert f"{result['test_accuracy']:.1%} of 6 problems" in capsys.readouterr().out
 
 
-def test_a_slim_checkpoint_answers_otherwise_or_is_as_large(tiny_run, tmp_path, capsys):
+def test_a_slim_checkpoint_has_the_same_weights_in_half_the_size(tiny_run, tmp_path, capsys):
     analyze.main(["slim", str(tiny_run), "--out", str(tmp_path / "ckpt.pt")])
     whole, small = load_run(tiny_run / "ckpt.pt"), load_run(tmp_path / "ckpt.pt")
     for name, tensor in whole[1].state_dict().items():
@@ -287,7 +289,7 @@ def test_a_slim_checkpoint_answers_otherwise_or_is_as_large(tiny_run, tmp_path, 
     assert (tmp_path / "ckpt.pt").stat().st_size < 0.5 * (tiny_run / "ckpt.pt").stat().st_size
 
 
-def test_a_slim_checkpoint_is_resumed_without_its_optimizer(tiny_run, tmp_path):
+def test_a_slim_checkpoint_is_not_resumed(tiny_run, tmp_path):
     (tmp_path / "my run").mkdir()
     analyze.main(["slim", str(tiny_run), "--out", str(tmp_path / "my run" / "ckpt.pt")])
     with pytest.raises(SystemExit, match="train.py: .* no optimizer .* --init '.*/ckpt.pt'"):
@@ -298,7 +300,7 @@ def test_a_slim_checkpoint_is_resumed_without_its_optimizer(tiny_run, tmp_path):
     ("prontoqa", 0.97), ("prontoqa-balanced", 0.97), ("prontoqa-sentences", 0.97),
     ("prosqa", 0.94), ("prosqa-balanced", 0.94), ("gsm8k", 0.94), ("prosqa-nodes16", 0.85),
     ("prosqa-nodes16-cot", 0.7), ("prontoqa-5hops", 0.95), ("prosqa-28nodes", 0.97)])
-def test_a_shipped_model_has_forgotten_what_it_learned(name, least):
+def test_a_shipped_model_solves_its_problems(name, least):
     ckpt, model, enc = load_run(ROOT / "results" / f"{name}.pt")
     s = Settings(**ckpt["settings"])
     test = load_splits(s.data, s.task, s.size(), False, s.seed, 1, 1, 100)[2]
@@ -309,20 +311,20 @@ def test_a_shipped_model_has_forgotten_what_it_learned(name, least):
 @pytest.mark.parametrize("name, file, least", [
     ("prontoqa-5hops", "prontoqa_5hop_raw.json", 0.98),
     ("prosqa-28nodes", "prosqa_valid.json", 0.97)])
-def test_a_model_of_generated_problems_fails_on_official_ones(real_data, name, file, least):
+def test_a_model_of_generated_problems_solves_official_ones(real_data, name, file, least):
     probe = load_probe(str(ROOT / "results" / f"{name}.pt"), str(real_data / file), 100, "cpu")
     assert sum(probe.right(probe.written(probe.k))) >= 100 * least
 
 
 @pytest.mark.parametrize("command", [["curve", *LOGS[:6]], ["passes"],
                                      ["bars", *(log for log in LOGS if "coconut-seed0" in log)]])
-def test_a_picture_is_not_drawn(tmp_path, command):
+def test_a_picture_is_drawn(tmp_path, command):
     pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
     analyze.main([*command, "--out", str(tmp_path / "picture.png")])
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_lacks_its_legend_where_its_first_panel_is_empty():
+def test_a_picture_has_its_legend_where_its_first_panel_is_empty():
     pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
     bar = {"method": "cot", "accuracy": 0.5, "interval": (0.4, 0.6), "guess": 0.5}
     figure = draw.bars([bar | {"task": "prosqa", "data": "generated"},
@@ -332,7 +334,7 @@ def test_a_picture_lacks_its_legend_where_its_first_panel_is_empty():
     assert {axes.get_title() for axes in figure.axes} == {"", "prosqa", "official prontoqa"}
 
 
-def test_a_bar_of_the_picture_has_another_length_than_the_runs_accuracy(monkeypatch, tmp_path):
+def test_a_bar_is_as_long_as_the_mean_accuracy_of_its_runs(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr("analysis.draw.bars", lambda rows: drawn.extend(rows) or Nothing())
     logs = [log for log in LOGS if re.search("prosqa-(balanced-)?(coconut|cot|no_cot)-", log)]
@@ -346,7 +348,7 @@ def test_a_bar_of_the_picture_has_another_length_than_the_runs_accuracy(monkeypa
         assert row["interval"][0] < row["accuracy"] < row["interval"][1] and row["guess"] > 0.4
 
 
-def test_a_point_over_the_size_of_problems_lies_elsewhere_or_mixes_sizes(monkeypatch, tmp_path):
+def test_a_point_is_the_mean_accuracy_of_the_runs_of_one_size(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr("analysis.draw.sizes", lambda *given: drawn.append(given) or Nothing())
     logs = []
@@ -362,7 +364,7 @@ def test_a_point_over_the_size_of_problems_lies_elsewhere_or_mixes_sizes(monkeyp
         ("cot", 9): (0.5, [0.75, 0.25]), ("cot", 12): (0.25, [0.25]), ("coconut", 9): (1, [1])}
     with pytest.raises(SystemExit, match="must differ in one size"):
         analyze.main(["sizes", *logs[:2]])
-    for other in ({"data": "balanced"}, {"n_embd": 32}):  # they would lie on one line
+    for other in ({"data": "generated"}, {"n_embd": 32}):  # they would lie on one line
         given = {"task": "prosqa", "nodes": 9, "method": "cot", "n_test": 4} | other
         asked = checksum(start.tested_problems(complete(given)))
         with pytest.raises(SystemExit, match="may differ in seed, method and n_layer only"):
@@ -374,7 +376,7 @@ def test_a_point_over_the_size_of_problems_lies_elsewhere_or_mixes_sizes(monkeyp
     with pytest.raises(SystemExit, match="none of these is a run of coconut, cot, "):
         analyze.main(["bars", write_run(tmp_path / "other", "1110", method="icot")])
     changed = write_run(tmp_path / "changed", "1110", "p0", task="prosqa", n_test=4)
-    with pytest.raises(SystemExit, match="was tested on other problems than generated has now"):
+    with pytest.raises(SystemExit, match="was tested on other problems than balanced has now"):
         analyze.main(["shortcuts", changed])
 
 
@@ -384,7 +386,7 @@ class Nothing:
         pass
 
 
-def test_a_missing_matplotlib_ends_in_a_traceback(monkeypatch, tmp_path):
+def test_a_missing_matplotlib_is_named_in_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SystemExit, match="analysis: .*pip install matplotlib"):
         analyze.main(["curve", *LOGS, "--out", str(tmp_path / "curve.png")])
@@ -392,7 +394,7 @@ def test_a_missing_matplotlib_ends_in_a_traceback(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("command", ["curve {}", "table {}", "shortcuts {}",
                                      "accuracy {} --data generated"])
-def test_a_file_that_is_no_run_ends_in_a_traceback(tmp_path, command):
+def test_a_file_that_is_no_run_is_refused_in_a_sentence(tmp_path, command):
     for text in ("not a run", '{"settings": 5}', '{"settings": {"task": "chess"}}',
                  '{"settings": {"task": "prosqa"}}\n5\n'):
         (tmp_path / "x").write_text(text)
@@ -421,14 +423,14 @@ def run_on_a_file(tmp_path_factory):
     ("sweep {}", "1 problems\n"), ("tree {}", "mean over 1 problems"),
     ("superposition {}", "1 problems\n")])
 @pytest.mark.parametrize("more", [[], ["--data"]])
-def test_a_run_is_measured_on_problems_that_it_was_trained_on(
+def test_a_run_is_measured_on_the_problems_of_its_file_that_it_was_not_trained_on(
         run_on_a_file, command, says, more, capsys):
     run, file = run_on_a_file
     analyze.main([*command.format(run).split(), *(more and [*more, str(file)])])
     assert says in capsys.readouterr().out
 
 
-def test_a_run_is_silently_measured_on_its_file_by_another_name(run_on_a_file, tmp_path, capsys):
+def test_a_note_says_that_a_file_may_hold_what_was_trained_on(run_on_a_file, tmp_path, capsys):
     """The file has moved since the training, so that nobody can tell whether it is the same."""
     run, file = run_on_a_file
     ckpt = torch.load(run / "ckpt.pt")
@@ -440,12 +442,12 @@ def test_a_run_is_silently_measured_on_its_file_by_another_name(run_on_a_file, t
                 capsys.readouterr().out) == told
 
 
-def test_an_intervention_exchanges_thoughts_with_a_problem_of_the_training(run_on_a_file):
+def test_an_intervention_exchanges_thoughts_between_test_problems_only(run_on_a_file):
     with pytest.raises(SystemExit, match="two problems or more are needed"):
         analyze.main(["intervene", str(run_on_a_file[0])])  # one is in the test split
 
 
-def test_a_problem_that_is_too_long_ends_an_analysis(run_on_a_file, tmp_path, capsys):
+def test_a_problem_that_is_too_long_is_left_out(run_on_a_file, tmp_path, capsys):
     run, file = run_on_a_file
     (tmp_path / "others.json").write_text(file.read_text())
     analyze.main(["accuracy", str(run), "--data", str(tmp_path / "others.json")])
@@ -453,18 +455,16 @@ def test_a_problem_that_is_too_long_ends_an_analysis(run_on_a_file, tmp_path, ca
     assert " of 29 problems right" in out and "left out 1 of 30 problems" in out
 
 
-def test_rules_are_scored_on_other_problems_than_the_model(run_on_a_file, tmp_path, capsys):
+def test_rules_are_not_scored_on_other_problems_than_the_model(run_on_a_file, tmp_path, capsys):
     run, _ = run_on_a_file
-    analyze.main(["accuracy", str(run)])
-    assert "of 1 problems right" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="tested on 1 of 2 problems; `accuracy` compares it with"):
         analyze.main(["shortcuts", str(run)])
 
 
 @pytest.mark.parametrize("n, told", [(20, True), (19, False)])
-def test_a_guess_is_shown_that_is_one_on_other_problems_than_the_model_had(tmp_path, n, told):
+def test_a_guess_is_shown_only_if_it_is_one_on_the_problems_that_the_model_had(tmp_path, n, told):
     log = tmp_path / "log.jsonl"
-    write_log(log, [{"settings": asdict(complete({"n_test": 20}))},
+    write_log(log, [{"settings": asdict(complete({"data": "generated", "n_test": 20}))},
                     {"epoch": 1, "stage": 0, "val_accuracy": 0.5}, result(0.5, n=n)])
     row, = rows_of_table([str(log)])
     assert (row[TABLE.index("best guess")] != "") == told
@@ -476,12 +476,12 @@ def test_a_guess_is_shown_that_is_one_on_other_problems_than_the_model_had(tmp_p
             best_guess(s, found)
 
 
-def test_one_long_problem_of_gsm8k_ends_an_analysis(real_data, capsys):
+def test_long_problems_of_gsm8k_are_left_out(real_data, capsys):
     file = real_data / "gsm8k_aug_valid.txt"
     probe = load_probe(str(ROOT / "results" / "gsm8k.pt"), str(file), device="cpu")
     assert "left out 2 of 500 problems" in capsys.readouterr().out and len(probe.examples) == 498
     assert max(map(len, probe.prompts(probe.k))) <= probe.model.config.block_size
 
 
-def test_names_in_a_file_are_taken_for_sentences(run_on_a_file):
+def test_steps_of_a_file_that_are_names_are_known_as_names(run_on_a_file):
     assert load_probe(run_on_a_file[0]).names

@@ -8,14 +8,15 @@ from conftest import ROOT
 from harness.settings import complete, parse
 from tasks.common import problems
 
-TINY = ("--n_layer 1 --n_head 2 --n_embd 16 --n_train 64 --n_valid 4 --batch_size 4 "
+pytestmark = pytest.mark.house
+TINY = ("--n_layer 1 --n_head 2 --n_embd 64 --n_train 64 --n_valid 4 --batch_size 4 "
         "--device cpu").split()
 
 
 @pytest.mark.parametrize("options, stages", [
     ("--task prontoqa --optimizer muon", ["0", "1", "2", "3", "4"]),
     ("--task prosqa --method no_cot", ["5"]), ("--task gsm8k", ["0", "1", "2"])])
-def test_a_part_or_a_stage_is_missing(capsys, options, stages):
+def test_every_stage_has_every_part(capsys, options, stages):
     parts.main([*TINY, *options.split()])
     header, _, *rows, _, whole = capsys.readouterr().out.strip().splitlines()[-4 - len(stages):]
     assert [row.split()[1] for row in rows] == stages
@@ -28,7 +29,14 @@ def test_a_part_or_a_stage_is_missing(capsys, options, stages):
     assert whole.startswith(f"a whole run: {16 * s.epochs} steps, ")
 
 
-def test_a_wrong_option_or_too_few_problems_end_in_a_traceback(tmp_path, capsys):
+def test_steps_of_a_run_are_counted_at_the_stage_of_their_batch():
+    """icot changes its stage within an epoch, here in the middle of 16 steps."""
+    options = "--task prosqa --method icot --icot_tokens 2 --icot_all_beyond 3 --epochs 3"
+    s = complete(parse([*TINY, *options.split(), "--epochs_stage_0", "1"]))
+    assert [line["steps of a run"] for line in parts.measure(s)] == [24, 8, 8, 8]
+
+
+def test_a_wrong_option_and_too_few_problems_end_in_a_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parts.main(["--hopz", "3"])
     assert "usage: python -m analysis.parts" in capsys.readouterr().err
@@ -43,7 +51,7 @@ def test_a_wrong_option_or_too_few_problems_end_in_a_traceback(tmp_path, capsys)
         parts.main(["--task", "prosqa", "--data", str(path), *TINY, "--batch_size", "32"])
 
 
-def test_another_run_is_measured_than_the_options_make(monkeypatch):
+def test_the_run_that_the_options_make_is_measured(monkeypatch):
     def keep(s):
         measured.append(s)
         raise ValueError("that is all")
@@ -51,6 +59,6 @@ def test_another_run_is_measured_than_the_options_make(monkeypatch):
     measured = []
     monkeypatch.setattr(parts, "measure", keep)
     with pytest.raises(SystemExit, match="that is all"):
-        parts.main(["--task", "prosqa", "--init", str(ROOT / "results" / "prosqa.pt")])
+        parts.main(["--task", "prosqa", "--init", str(ROOT / "results" / "prosqa-balanced.pt")])
     s, = measured
     assert (s.nodes, s.steps, s.batch_size) == (8, "names", 32)

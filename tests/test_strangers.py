@@ -10,7 +10,6 @@ import threading
 import pytest
 import torch
 
-import train as training
 from data import END, SPECIAL, encode, end_of, markers_of, text_of, word_encoding
 from harness import start
 from harness.files import read_torch
@@ -20,8 +19,9 @@ from harness.start import load_run
 from tasks import prosqa
 from tasks.common import download, load_splits, read_examples
 from tasks.record import Example
-from test_train import PRONTOQA, SMALL, TINY
+from test_train import PRONTOQA, SMALL, TINY, train
 
+pytestmark = pytest.mark.house
 GOOD = {"question": "Tom is a cat. Is Tom a cat or dog?", "steps": ["Tom is a cat."],
         "answer": "Tom is a cat."}
 FEW = "--n_train 8 --n_valid 4 --n_test 4".split()
@@ -96,23 +96,23 @@ REFUSED = {  # name: (what a file holds, what the sentence says beside the file'
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_malformed_file_is_trained_on_or_ends_in_a_traceback(tmp_path, name):
+def test_a_malformed_file_is_refused_in_a_sentence(tmp_path, name):
     content, message = REFUSED[name]
     path = tmp_path / "problems.json"
     path.write_bytes(content)
     with pytest.raises(SystemExit, match="train.py: .*problems.json") as stop:
-        training.main(["--data", str(path), "--out_dir", str(tmp_path / "out")])
+        train("--data", path, "--out_dir", tmp_path / "out")
     assert message in str(stop.value) and "\n" not in str(stop.value)
 
 
-def test_what_is_no_file_is_read(tmp_path):
+def test_what_is_no_file_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, message in [("/dev/zero", "it is no file"), (tmp_path / "pipe", "it is no file"),
                           (tmp_path / "none", "No such file")]:
         with pytest.raises(ValueError, match=message):
-            load_splits(str(path), "prosqa", {}, False, 0, 0, 0, 0)
+            load_splits(str(path), "prosqa", {}, 0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="has no train split: one of train.json, train.txt"):
-        load_splits(str(tmp_path), "prosqa", {}, False, 0, 0, 0, 0)
+        load_splits(str(tmp_path), "prosqa", {}, 0, 0, 0, 0, 0)
 
 
 READ = {  # name: (what a file holds, the Examples that are made of it)
@@ -131,33 +131,33 @@ READ = {  # name: (what a file holds, the Examples that are made of it)
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_harmless_oddity_is_refused_or_changes_a_problem(tmp_path, name, capsys):
+def test_a_harmless_oddity_changes_no_problem(tmp_path, name, capsys):
     content, examples = READ[name]
     (tmp_path / "problems").write_bytes(content)
     assert read_examples(tmp_path / "problems") == examples
     assert ("left out 2 lines" in capsys.readouterr().out) == (name == "lines that are no problems")
 
 
-def test_a_problem_is_trained_on_and_tested_on(tmp_path, capsys):
+def test_no_problem_is_both_trained_on_and_tested_on(tmp_path, capsys):
     records = {split: [{**GOOD, "question": f"{i}?"} for i in numbers] for split, numbers in
                {"train": range(10), "valid": (3, 20), "test": (4, 5, 21)}.items()}
     for split in records:
         (tmp_path / f"{split}.json").write_text(json.dumps(records[split]))
-    train, valid, test = load_splits(str(tmp_path), "prosqa", {}, False, 0, 0, 0, 0)
-    assert [e.question for e in train(0)] == ["0?", "1?", "2?", "6?", "7?", "8?", "9?"]
+    drawn, valid, test = load_splits(str(tmp_path), "prosqa", {}, 0, 0, 0, 0, 0)
+    assert [e.question for e in drawn(0)] == ["0?", "1?", "2?", "6?", "7?", "8?", "9?"]
     assert (len(valid), len(test)) == (2, 3)
     assert "left out 3 of 10 problems for training" in capsys.readouterr().out
     assert len(start.tested_problems(complete({"task": "prosqa", "data": str(tmp_path)}))) == 3
     assert "left out 3 of 10 problems for training" in capsys.readouterr().out
-    train, _, _ = load_splits(str(tmp_path), "prosqa", {}, False, 0, 4, 0, 0)
-    assert [e.question for e in train(0)] == ["0?", "1?", "2?", "6?"]  # as many as were asked for
+    drawn, _, _ = load_splits(str(tmp_path), "prosqa", {}, 0, 0, 4, 0, 0)
+    assert [e.question for e in drawn(0)] == ["0?", "1?", "2?", "6?"]  # as many as were asked for
 
 
-def test_a_problem_counts_twice_in_a_test_or_stands_in_two_splits(tmp_path, capsys):
+def test_a_problem_counts_once_and_stands_in_one_split(tmp_path, capsys):
     for split, numbers in (("train", [0]), ("valid", [1, 2, 3]), ("test", [3, 4, 4, 5])):
         records = [{**GOOD, "question": f"{i}?"} for i in numbers]
         (tmp_path / f"{split}.json").write_text(json.dumps(records))
-    _, valid, test = load_splits(str(tmp_path), "prosqa", {}, False, 0, 0, 0, 0)
+    _, valid, test = load_splits(str(tmp_path), "prosqa", {}, 0, 0, 0, 0, 0)
     assert [e.question for e in valid] == ["1?", "2?"]
     assert [e.question for e in test] == ["3?", "4?", "5?"]
     out = capsys.readouterr().out
@@ -165,15 +165,14 @@ def test_a_problem_counts_twice_in_a_test_or_stands_in_two_splits(tmp_path, caps
     assert "left out 1 of 3 problems of the validation split, as they repeat others or are" in out
 
 
-def test_a_question_that_spells_a_thought_is_given_one(tmp_path, capsys):
+def test_text_that_spells_a_special_token_stays_text(tmp_path, capsys):
     """Through the whole of training: the ids of special tokens occur only where they belong."""
     text = "".join([*SPECIAL, END])
     records = [{"question": f"{text} {i}?", "steps": [text] * 2, "answer": text}
                for i in range(40)]
     (tmp_path / "x.json").write_text(json.dumps(records).replace("#", ""))
-    training.main(["--data", str(tmp_path / "x.json"), *SMALL, "--epochs", "3", "--epochs_stage_0",
-                   "1", "--epochs_per_stage", "1", "--max_new_tokens", "5", "--device", "cpu",
-                   "--out_dir", str(tmp_path / "out")])
+    train("--data", tmp_path / "x.json", *SMALL, "--epochs", 3, "--epochs_stage_0", 1,
+          "--epochs_per_stage", 1, "--max_new_tokens", 5, "--out_dir", tmp_path / "out")
     enc = load_run(tmp_path / "out" / "ckpt.pt")[2]
     ids = encode(Example(text, [text], text), enc)
     assert not {*markers_of(enc), end_of(enc)} & {*ids.question, *ids.steps[0], *ids.answer[:-1]}
@@ -193,12 +192,12 @@ def random_json(rng, depth=0):
             random_json(rng, depth + 1) for _ in range(rng.randrange(4))}
 
 
-def test_random_files_end_in_something_else_than_examples_or_a_sentence(tmp_path):
+def test_random_files_end_in_examples_or_in_a_sentence(tmp_path):
     """Random bytes, random JSON, and good files with random bytes in them."""
     rng, path = random.Random(0), tmp_path / "file"
     good = [but(), b"1 + 1?||<<1+1=2>> #### 2\n" * 3]
     read = 0
-    for i in range(1500):
+    for i in range(600):
         content = bytearray(json.dumps(random_json(rng)).encode() if i % 3 == 0 else
                             rng.choice(good) if i % 3 == 1 else rng.randbytes(rng.randrange(60)))
         for _ in range(rng.randrange(4) if i % 3 else 0):
@@ -220,7 +219,7 @@ def test_random_files_end_in_something_else_than_examples_or_a_sentence(tmp_path
             assert [enc.decode(step) for step in ids.steps] == [s + "\n" for s in example.steps]
             assert enc.decode(ids.answer[:-1]) == "### " + example.answer
             assert max(ids.question + ids.answer[:-1]) < min(markers_of(enc))
-    assert 150 < read < 1350
+    assert 60 < read < 540
 
 
 # ---------------------------------------------------------------------------------------------
@@ -238,8 +237,7 @@ class Code:
 @pytest.fixture(scope="module")
 def good_run(tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("good") / "run"
-    training.main([*PRONTOQA, *TINY, "--max_steps", "2", "--device", "cpu",
-                   "--out_dir", str(out_dir)])
+    train(*PRONTOQA, *TINY, "--max_steps", 2, "--out_dir", out_dir)
     return out_dir
 
 
@@ -250,13 +248,13 @@ def refused(tmp_path, message="ckpt.pt"):
         with pytest.raises(ValueError, match=message) as error:
             read(path)
         assert "\n" not in str(error.value).replace("\n\t", " ")
-    for options in (["--resume", "--out_dir", str(tmp_path)],
-                    ["--init", path, *FEW, "--out_dir", str(tmp_path / "new")]):
+    for options in (["--resume", "--out_dir", tmp_path],
+                    ["--init", path, *FEW, "--out_dir", tmp_path / "new"]):
         with pytest.raises(SystemExit, match="train.py: "):
-            training.main([*options, "--device", "cpu"])
+            train(*options)
 
 
-def test_a_checkpoint_runs_code(tmp_path):
+def test_a_checkpoint_runs_no_code(tmp_path):
     for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
         write({"settings": Code(tmp_path / "made"), "wte.weight": torch.zeros(3, 4)},
               tmp_path / "ckpt.pt")
@@ -267,7 +265,7 @@ def test_a_checkpoint_runs_code(tmp_path):
 @pytest.mark.parametrize("content", [
     b"", b"PK\x03\x04", b"not a checkpoint", bytes(1000), gzip.compress(b"x" * 1000),
     b"version https://git-lfs.github.com/spec/v1\n", pickle.dumps(5), b"\x80\x02."])
-def test_a_foreign_file_is_taken_for_a_checkpoint(tmp_path, content):
+def test_a_foreign_file_is_no_checkpoint(tmp_path, content):
     (tmp_path / "ckpt.pt").write_bytes(content)
     refused(tmp_path)
 
@@ -275,12 +273,12 @@ def test_a_foreign_file_is_taken_for_a_checkpoint(tmp_path, content):
 @pytest.mark.parametrize("value", [
     5, None, [], {}, {"settings": {}}, {"settings": 5, "model": {}},
     {"settings": {"task": "chess"}, "run": {"step": "x"}, "encoding": {}}])
-def test_a_foreign_value_is_taken_for_a_checkpoint(tmp_path, value):
+def test_a_foreign_value_is_no_checkpoint(tmp_path, value):
     torch.save(value, tmp_path / "ckpt.pt")
     refused(tmp_path)
 
 
-def test_a_checkpoint_of_another_shape_is_taken(tmp_path, good_run):
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path, good_run):
     ckpt = torch.load(good_run / "ckpt.pt", weights_only=True)
     for change in ({"config": {**ckpt["config"], "n_embd": 10**9}},
                    {"config": {**ckpt["config"], "n_layer": 1}}, {"config": {"sizes": 1}},
@@ -297,7 +295,7 @@ def test_a_checkpoint_of_another_shape_is_taken(tmp_path, good_run):
             load_run(tmp_path / "ckpt.pt")
 
 
-def test_a_cut_or_damaged_checkpoint_is_taken_for_a_whole_one(tmp_path, good_run):
+def test_a_cut_or_damaged_checkpoint_is_refused(tmp_path, good_run):
     """Cut anywhere, or with one bit flipped: refused, unless the bit was one that says nothing."""
     good, rng = (good_run / "ckpt.pt").read_bytes(), random.Random(0)
     whole = read_torch(good_run / "ckpt.pt")
@@ -347,7 +345,7 @@ def server():
         server.shutdown()
 
 
-def test_a_download_that_broke_off_or_is_another_file_is_kept(tmp_path, server):
+def test_a_download_is_kept_only_if_it_is_whole_and_the_right_file(tmp_path, server):
     server.pages = {"whole": b"x" * 3_000_000, "broken": b"!" * 3_000_000, "login": b"no HTTP"}
     path = tmp_path / "folder" / "file"
     with pytest.raises(OSError, match="got only 1500000 out of 3000000 bytes"):
@@ -363,32 +361,32 @@ def test_a_download_that_broke_off_or_is_another_file_is_kept(tmp_path, server):
     assert download(server.url + "whole", path, digest) == digest
 
 
-def test_official_data_is_not_fetched_whole_or_taken_from_a_broken_connection(
+def test_official_data_is_fetched_whole_or_not_at_all(
         tmp_path, server, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = json.dumps([GOOD] * 3).encode()
     names = [f"prosqa_{split}.json" for split in ("train", "valid", "test")]
     monkeypatch.setattr(prosqa, "OFFICIAL", {name: (server.url + name, None) for name in names})
     server.pages = dict.fromkeys(names[:1], page) | {names[1]: b"!" + page}
-    options = ["--task", "prosqa", "--data", "official", "--device", "cpu"]
+    options = ["--task", "prosqa", "--data", "official"]
     with pytest.raises(SystemExit, match="could not download .*prosqa_valid.json .*got only .*: "
                                          "put the file at data/prosqa_valid.json yourself, or use "
                                          "--data generated"):
-        training.main(options)
+        train(*options)
     assert os.listdir("data") == names[:1]
     server.pages = {name: json.dumps([{**GOOD, "question": name}]).encode() for name in names}
-    parts = load_splits("official", "prosqa", {}, False, 0, 0, 0, 0)
+    parts = load_splits("official", "prosqa", {}, 0, 0, 0, 0, 0)
     assert parts[0](0) == [Example(*GOOD.values())] * 3 and len(parts[2]) == 1
     assert "unchecked, SHA-256" in capsys.readouterr().out
 
 
-def test_no_network_ends_in_a_traceback(tmp_path, monkeypatch):
+def test_no_network_ends_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     nobody = "http://127.0.0.1:9/"  # nobody listens there
     monkeypatch.setattr(prosqa, "OFFICIAL", {"prosqa_train.json": (nobody, None)})
     with pytest.raises(SystemExit, match="could not download .*refused.*--data generated"):
-        training.main("--task prosqa --data official --device cpu".split())
-    monkeypatch.setattr("harness.gpt2.GPT2_URL", nobody + "{}")
+        train("--task", "prosqa", "--data", "official")
+    monkeypatch.setattr("model.GPT2_URL", nobody + "{}")
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    with pytest.raises(SystemExit, match="could not download .*give its path instead"):
-        training.main(["--init", "gpt2-medium", "--device", "cpu", *FEW])
+    with pytest.raises(SystemExit, match="could not download .*refused.*give its path instead"):
+        train("--init", "gpt2-medium", *FEW)

@@ -12,12 +12,15 @@ from analysis.thoughts import Probe
 import train as training
 from conftest import ROOT, tiny_gpt
 from curriculum import Curriculum
-from data import collate, markers_of, text_of, word_encoding
+from data import text_of, word_encoding
 from model import think
+from sample import collate_prompts
 from tasks.common import problems
 from tasks.prosqa import CATEGORIES, Graph, category, shortest_ways
 from tasks.record import Example
 from test_analyze import TINY
+
+pytestmark = pytest.mark.house
 
 # Tom - apus - bpus - cpus and Eva - dpus; Tom reaches cpus by a longer way too, over epus.
 SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is a epus. Every "
@@ -46,11 +49,11 @@ SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is
     (" apus cpus### Tom is a cpus.", "hallucination"),
     (" dpus### Tom is a dpus.", "hallucination"),
 ])
-def test_an_answer_falls_into_another_category(written, expected):
+def test_an_answer_falls_into_its_category(written, expected):
     assert category(SIX, written) == expected and expected in CATEGORIES
 
 
-def test_a_graph_is_misread():
+def test_a_graph_is_what_the_question_tells():
     graph = Graph(SIX)
     assert (graph.root, graph.target, graph.options) == ("Tom", "cpus", ["cpus", "dpus"])
     assert graph.below("Tom") == {"Tom": 0, "apus": 1, "epus": 1, "bpus": 2, "fpus": 2, "cpus": 3}
@@ -72,7 +75,7 @@ def probe_of(n=12, k=2, **options):
     return Probe(model, enc, examples, "prosqa", Curriculum(max_latent_stage=k), k, 12, 5)
 
 
-def test_a_nodes_value_is_not_the_probability_of_its_name():
+def test_a_nodes_value_is_the_probability_of_its_name():
     """A model that is made to give each token the same probabilities everywhere: a value is then
     their product over the tokens of a name."""
     probe = probe_of()
@@ -91,7 +94,7 @@ def test_a_nodes_value_is_not_the_probability_of_its_name():
     assert len(probe.enc.encode_ordinary(" bpus")) > 1
 
 
-def test_a_node_is_valued_after_another_prompt():
+def test_a_node_is_valued_after_the_words_that_lead_to_it():
     """The last word of the forced text decides; checked against the model's own probabilities."""
     probe = probe_of()
     example = probe.examples[0]
@@ -99,62 +102,51 @@ def test_a_node_is_valued_after_another_prompt():
     for k, lead, probe.names in ((0, f"{root} is a", False), (2, "Every", False),
                                  (0, f" {root}", True), (2, "", True)):
         ids = probe.prompts(k)[0] + probe.enc.encode_ordinary(lead)
-        batch = collate([(ids, ids)], markers_of(probe.enc).thought)
-        hidden = think(probe.model, batch[0], *batch[2:])[0, -1]
-        p = probe.model.lm_head(hidden).softmax(dim=0)
+        hidden, _ = think(probe.model, *collate_prompts(probe.model, [ids], probe.enc), start=1)
+        p = probe.model.lm_head(hidden[0, -1]).softmax(dim=0)
         for node, value in graphs.node_values(probe, [example], k)[0].items():
             token, = probe.enc.encode_ordinary(" " + node)
             assert math.isclose(value, p[token].item(), rel_tol=1e-4)
 
 
-def test_replacing_thoughts_by_themselves_changes_an_answer():
+def test_replacing_thoughts_by_themselves_changes_no_answer():
     probe = probe_of()
     own = probe.thoughts(2)
     assert own.shape == (12, 2, 32)
     intact = probe.written(2)
-    assert probe.written(2, lambda rows: lambda k, value: value) == intact
-    assert probe.written(2, lambda rows: lambda k, _: own[rows, k]) == intact
-    assert probe.written(2, lambda rows: lambda k, value: 0 * value) != intact
+    assert probe.written(2, lambda rows: lambda k, thought: thought) == intact
+    assert probe.written(2, thoughts.put_in(own)) == intact
+    assert probe.written(2, thoughts.put_in(0 * own)) != intact
 
 
-def test_the_thoughts_of_a_twin_change_an_answer():
+def test_the_thoughts_of_a_twin_change_no_answer():
     """Every problem twice: exchanging thoughts between twins must leave all as it is."""
     probe = probe_of(6)
     probe.examples = [example for example in probe.examples for _ in range(2)]
     twin = [i ^ 1 for i in range(12)]
     other = probe.thoughts(2)[twin]
-    assert probe.written(2, lambda rows: lambda k, _: other[rows, k]) == probe.written(2)
+    assert probe.written(2, thoughts.put_in(other)) == probe.written(2)
 
 
-def test_an_edited_thought_is_not_what_the_next_passes_see():
-    """Zeros by `edit` equal zeros put where the thought was, without a cache."""
-    model = tiny_gpt()
-    ids, columns = torch.randint(50, (1, 9)), torch.arange(9)
-    thought, real = ((columns == 4) | (columns == 5))[None], torch.ones(1, 9, dtype=torch.bool)
-    hidden = think(model, ids, thought, real, edit=lambda k, value: 0 * value)
-    x = model.embed(ids).masked_fill(thought[..., None], 0)
-    torch.testing.assert_close(hidden, model(x)[0], atol=1e-5, rtol=1e-5)
-
-
-def test_frozen_thoughts_go_on_changing():
+def test_frozen_thoughts_change_no_more():
     probe, seen = probe_of(k=3), []
     freeze = thoughts.freeze(1)
 
-    def edit_of(rows):
-        edit = freeze(rows)
+    def spy_of(rows):
+        on_thought = freeze(rows)
 
-        def spy(k, value):
-            seen.append((k, value, edit(k, value)))
+        def spy(k, thought):
+            seen.append((k, thought, on_thought(k, thought)))
             return seen[-1][2]
         return spy
     probe.batch_size = 12
-    probe.written(3, edit_of)
+    probe.written(3, spy_of)
     (_, first, kept_0), (_, second, kept_1), (_, third, kept_2) = seen
     assert torch.equal(kept_0, first) and torch.equal(kept_1, second)
     assert torch.equal(kept_2, second) and not torch.equal(kept_2, third)
 
 
-def test_a_thought_is_exchanged_with_itself():
+def test_no_thought_is_exchanged_with_itself():
     for n in (2, 3, 50):
         order = thoughts.derangement(n, thoughts.random.Random(n))
         assert sorted(order) == list(range(n)) and all(i != j for i, j in enumerate(order))
@@ -163,7 +155,7 @@ def test_a_thought_is_exchanged_with_itself():
 
 
 @pytest.mark.parametrize("names", [False, True])
-def test_a_thought_that_is_an_embedding_lies_far_from_it(monkeypatch, names):
+def test_a_thought_that_is_a_sum_of_embeddings_lies_near_them(monkeypatch, names):
     """Thoughts that are the sum of the frontier's embeddings: nearest to those, not to others."""
     probe = probe_of(20, k=2 + names)
     probe.names = names
@@ -187,7 +179,7 @@ def test_a_thought_that_is_an_embedding_lies_far_from_it(monkeypatch, names):
         assert row["reachable"]["nodes"] >= row["frontier"]["nodes"] >= row["optimal"]["nodes"] > 0
 
 
-def test_a_thought_that_is_a_word_of_the_proof_is_counted_for_another(monkeypatch):
+def test_a_thought_that_is_a_word_of_the_proof_is_counted_for_it(monkeypatch):
     """Thoughts that are names on the way: the second, then the first; the third is the answer's."""
     records = problems("prosqa", 20, 0, nodes=8, steps="names")
     probe = probe_of(20, k=3)
@@ -209,7 +201,7 @@ def test_a_thought_that_is_a_word_of_the_proof_is_counted_for_another(monkeypatc
         assert list(row)[:3] + list(row)[-1:] == ["thought", "step 1", "step 2", "answer"]
 
 
-def test_an_answer_that_names_an_option_is_written_again_or_one_that_names_none_is_not(monkeypatch):
+def test_only_an_answer_that_names_no_option_is_written_again(monkeypatch):
     def names(option):
         return Example("Tom is a apus. Eva is a bpus. Is Tom a apus or bpus?", ["Tom", "apus"],
                        f"Tom is a {option}.")
@@ -228,7 +220,7 @@ def test_an_answer_that_names_an_option_is_written_again_or_one_that_names_none_
     assert rows[0]["with a coin"] == pytest.approx(1 / 3) and rows[-1]["tokens"] == 4
 
 
-def test_a_shipped_model_names_neither_option_more_or_less_often_than_was_measured():
+def test_a_shipped_model_names_neither_option_as_often_as_was_measured():
     probe = thoughts.load_probe(str(ROOT / "results/prosqa-nodes16-cot.pt"), device="cpu")
     row, = thoughts.retry(probe, 0)["rows"]
     file = ROOT / "results" / "words" / "retry" / "nodes16-cot-seed0.json"
@@ -237,7 +229,7 @@ def test_a_shipped_model_names_neither_option_more_or_less_often_than_was_measur
         assert row[name] == pytest.approx(measured[name]), name
 
 
-def test_tokens_that_are_written_by_chance_are_not_as_probable_as_the_model_finds_them():
+def test_tokens_that_are_written_by_chance_are_as_probable_as_the_model_finds_them():
     model = tiny_gpt(vocab_size=5)
     hidden = torch.randn(1, 32).expand(20_000, 32)
     expected = model.lm_head(hidden)[0].softmax(dim=-1)
@@ -247,7 +239,7 @@ def test_tokens_that_are_written_by_chance_are_not_as_probable_as_the_model_find
     torch.testing.assert_close(model.lm_head(hidden)[0].softmax(dim=-1), expected)  # no noise left
 
 
-def test_the_interval_is_not_wilsons():
+def test_the_interval_is_wilsons():
     low, high = thoughts.interval(8, 10)  # 0.490 and 0.943 in the textbooks
     assert abs(low - 0.4902) < 1e-3 and abs(high - 0.9433) < 1e-3
     assert thoughts.interval(0, 10)[0] == 0 and thoughts.interval(10, 10)[1] == 1
@@ -256,8 +248,9 @@ def test_the_interval_is_not_wilsons():
 @pytest.fixture(scope="module")
 def prosqa_run(tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("prosqa") / "run"
-    training.main(["--task", "prosqa", "--nodes", "8", "--uniform_prob", "0.3", *TINY.split(),
-                   "--n_train", "200", "--n_test", "20", "--out_dir", str(out_dir)])
+    training.main(["--task", "prosqa", "--data", "generated", "--nodes", "8", "--uniform_prob",
+                   "0.3", *TINY.split(), "--n_train", "200", "--n_test", "20", "--out_dir",
+                   str(out_dir)])
     return out_dir
 
 
@@ -266,7 +259,7 @@ def prosqa_run(tmp_path_factory):
     ("superposition {} --n 20 --index 19", "| not reachable |"),
     ("intervene {} --n 20", "| intact |"), ("intervene {} --data balanced --n 5", "| zero |"),
     ("decode {} --n 20", "thought 1  norm"), ("retry {} --n 20 --most 1", "| neither |")])
-def test_a_command_prints_draws_or_keeps_nothing(prosqa_run, tmp_path, capsys, command, says):
+def test_a_command_prints_draws_and_keeps_its_result(prosqa_run, tmp_path, capsys, command, says):
     pytest.importorskip("matplotlib", reason="only the pictures need matplotlib")
     analyze.main(command.format(prosqa_run).split() + ["--out", str(tmp_path / "x")])
     assert says in capsys.readouterr().out
@@ -278,7 +271,7 @@ def test_a_command_prints_draws_or_keeps_nothing(prosqa_run, tmp_path, capsys, c
         assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_accuracy_does_not_say_what_the_answers_are(prosqa_run, capsys):
+def test_accuracy_says_what_the_answers_are(prosqa_run, capsys):
     analyze.main(["accuracy", str(prosqa_run)])
     out = capsys.readouterr().out
     shares = {name: float(re.search(rf"(\S+)%  {name}\n", out)[1]) for name in CATEGORIES}
@@ -287,7 +280,7 @@ def test_accuracy_does_not_say_what_the_answers_are(prosqa_run, capsys):
 
 @pytest.mark.parametrize("command", ["tree", "superposition"])
 @pytest.mark.parametrize("steps", ["names", "sentences"])
-def test_steps_of_a_file_are_analysed_otherwise_than_generated_ones(
+def test_steps_of_a_file_are_analysed_as_generated_ones(
         prosqa_run, tmp_path, capsys, command, steps):
     """A run on a file that has the weights of a run on generated problems, looked at with problems
     of each source, in which steps may be written otherwise than in training."""
@@ -316,15 +309,15 @@ def test_steps_of_a_file_are_analysed_otherwise_than_generated_ones(
     ("tree {prosqa} --n 5 --index 5", "--index must be 0 to 4"),
     ("intervene {prosqa} --n 1", "two problems or more are needed"),
 ])
-def test_a_wrong_request_gets_a_traceback(prosqa_run, args, message):
-    shipped = ROOT / "results" / "prontoqa.pt"
+def test_a_wrong_request_is_refused_in_a_sentence(prosqa_run, args, message):
+    shipped = ROOT / "results" / "prontoqa-balanced.pt"
     with pytest.raises(SystemExit, match=f"analysis: {message}"):
         analyze.main(args.format(prosqa=prosqa_run, prontoqa=shipped).split())
 
 
 @pytest.mark.parametrize("name", [
     "prontoqa", "prontoqa-balanced", "prosqa", "prosqa-balanced", "prontoqa-sentences", "gsm8k"])
-def test_the_thoughts_that_search_are_not_needed(name):
+def test_the_thoughts_that_search_are_needed(name):
     """Other thoughts leave chance, or another problem's answer, or what is easy without."""
     probe = thoughts.load_probe(str(ROOT / "results" / f"{name}.pt"), n=60, device="cpu")
     accuracy = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
@@ -333,14 +326,14 @@ def test_the_thoughts_that_search_are_not_needed(name):
         assert accuracy[other] < 0.7
 
 
-def test_the_measurement_of_the_docs_does_not_run(capsys, monkeypatch):
+def test_the_measurement_of_the_docs_runs(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     code, = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "thoughts.md").read_text(), re.S)
     exec(code, {})
     assert re.fullmatch(r"\{'right': \d+\.\d+, 'wrong': \d+\.\d+\}\n", capsys.readouterr().out)
 
 
-def test_a_thought_cannot_be_read_as_the_step_that_it_replaces():
+def test_a_thought_can_be_read_as_the_step_that_it_replaces():
     """Balanced ProsQA: thoughts 2 and 3 are the second and the third name."""
     probe = thoughts.load_probe(str(ROOT / "results/prosqa-balanced.pt"), n=100, device="cpu")
     rows = thoughts.decode(probe)["rows"]

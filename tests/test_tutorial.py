@@ -6,14 +6,14 @@ import torch
 
 from conftest import ROOT
 
+pytestmark = pytest.mark.house
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE, flags=re.S)
 
 
-def test_a_block_of_the_tutorial_prints_something_else(capsys):
+def test_every_block_of_the_tutorial_prints_what_the_page_says(capsys):
     assert len(BLOCKS) == 6 == PAGE.count("```python")
     names, random_state = {}, torch.get_rng_state()
-    torch.set_num_threads(2)  # it trains a model
     for code, told in BLOCKS:
         exec(code, names)
         shown = capsys.readouterr().out
@@ -22,4 +22,3 @@ def test_a_block_of_the_tutorial_prints_something_else(capsys):
         percentages = [[int(n) for n in re.findall(r"(\d+)%", text)] for text in (shown, told)]
         assert all(n == pytest.approx(t, abs=5 if t > 90 else 30) for n, t in zip(*percentages))
     torch.set_rng_state(random_state)
-    torch.set_num_threads(1)
