@@ -51,7 +51,7 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x, mask, cache, last):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B, n_head, T, C / n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_head, T, C / n_head)
         if cache is not None:  # the keys and values of earlier columns
             k, v = torch.cat([cache[0], k], dim=2), torch.cat([cache[1], v], dim=2)
         y = F.scaled_dot_product_attention(  # (B, n_head, last, C / n_head)

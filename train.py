@@ -25,7 +25,7 @@ from data import batches, collate, count_targets, encode, markers_of
 from harness.checkpoint import Stop, checkpoint_of, save_checkpoint, save_log
 from harness.ranks import RANK, leave, micro_batches, share, sum_gradients, total
 from harness.settings import parse
-from harness.start import settings_of_new_run, settings_of_resumed_run, start
+from harness.start import settings_of_new_run, settings_of_resumed_run, start_run
 from model import supervised_loss, think
 from sample import answers, prompts_of
 from tasks.common import checksum
@@ -182,7 +182,7 @@ def main(argv=None):
     given = parse(argv)
     try:
         s = (settings_of_resumed_run if given.get("resume") else settings_of_new_run)(given)
-        begun = start(s)
+        begun = start_run(s)
     except ValueError as error:  # a wrong option or file; a later ValueError is a bug
         raise SystemExit(f"train.py: {error}")
     except KeyboardInterrupt:

@@ -30,7 +30,7 @@ from curriculum import build, last_stage, stage_at
 from data import batches, collate, count_targets, encode, markers_of
 from harness.ranks import micro_batches
 from harness.settings import complete, parse
-from harness.start import saved_settings, start
+from harness.start import saved_settings, start_run
 from model import supervised_loss, think
 from train import evaluate
 
@@ -43,7 +43,7 @@ def measure(s):
     """[{"stage": .., part: ms a step, .., "step": their sum, "steps of a run", "GFLOP" of a step,
     "GFLOP per s", "matmul's"}, ..]."""
     few = replace(s, n_train=(STEPS + WARM_UP) * s.batch_size) if s.generated else s
-    (examples_of_epoch, valid, _), model, enc, optimizer, _ = start(few)
+    (examples_of_epoch, valid, _), model, enc, optimizer, _ = start_run(few)
     c, marks, device = s.curriculum(), markers_of(enc), str(model.wte.weight.device)
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16,
                               enabled=s.dtype == "bfloat16")

@@ -1,6 +1,7 @@
 """How a run starts, anew or from its checkpoint, and how a finished one's model is loaded."""
 import os
 from dataclasses import asdict
+from functools import lru_cache
 from shlex import quote
 
 import tiktoken
@@ -65,7 +66,7 @@ def saved_settings(path):
     return Settings(**load_run(path)[0]["settings"]) if is_checkpoint(saved) else None
 
 
-def start(s):
+def start_run(s):
     """(splits, model, Encoding, optimizer, Run): all that train.py's loop needs besides Settings,
     for a new run or a resumed one. splits as load_splits has them, of problems that fit. Sets
     s.steps by the problems, if they come from files."""
@@ -76,6 +77,7 @@ def start(s):
           f"{torch.__version__}", flush=True)
     drawn, valid, test = load_splits(s.data, s.task, s.size(), s.grow, s.seed, s.n_train,
                                      s.n_valid, s.n_test)
+    drawn = lru_cache(maxsize=1)(drawn)  # the first epoch's give the model its words, too
     if not s.generated and s.steps:
         lines = [line_of(step) for example in drawn(0) for step in example.steps]
         s.steps = "sentences" if any(line.endswith("\n") for line in lines) else "names"
