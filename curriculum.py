@@ -9,10 +9,9 @@ A is the answer, T is a thought; the loss is taken on the tokens in brackets.
     stage 2   Q <bot> T T <eot> [3 A]
     stage 3   Q <bot> T T T <eot> [A]
 
-Without <eot> (`eot` False) they read Q <bot> 1 2 3 A, Q <bot> T 2 3 A and so on. The state that
-becomes the last thought of a stage then predicted, one stage before, the first token of the step
-that the thought replaces: where a step is one token, a thought starts out as the state that would
-have written it.
+Without <eot> (`eot` False) stage 0 reads Q <bot> 1 2 3 A, and stage 1 Q <bot> T 2 3 A. Its thought
+T is the state at <bot>, which at stage 0 predicted the first token of step 1. So where a step is
+one token, a new thought starts out as the state that would have written the step.
 
 The model is never asked to say what a thought stands for: a thought is good if it helps to write
 what is left. The eight methods of the paper's Table 1 differ in two choices: what takes the place
@@ -98,8 +97,8 @@ def last_stage(c):
 
 
 def stage_at(progress, c):
-    """The stage of a batch. progress: epochs done, with the share of this one that is, from 0.0.
-    Paper section 3; icot's stage is the number of tokens it has removed (Deng et al.)."""
+    """The stage of a batch. progress: epochs done, with fractions: 2.5 is amid the third. Paper
+    section 3; with icot a stage is the number of tokens that are gone (Deng et al.)."""
     if c.drop == "all":
         return last_stage(c)
     later = progress - c.epochs_stage_0  # epochs after stage 0
@@ -123,7 +122,7 @@ def prompt(question, k, c, markers):
 
 
 def steps_left(steps, stage, c, rng=None):
-    """The ids of the steps that are still written at this stage; once all are gone, none."""
+    """The ids of the steps that are still written at this stage."""
     if c.drop == "tokens":
         if stage >= c.icot_all_beyond:
             return []

@@ -39,7 +39,7 @@ from tasks.record import Example
 
 END = "<|endoftext|>"
 SPECIAL = ["<|bot|>", "<|eot|>", "<|thought|>", "<|pause|>"]  # in the order of Markers
-# From one rule to the next, the answer's mark, GSM8k-Aug's brackets, a verb with its article or
+# The seam of two rules (`. Every`), the answer's mark, GSM8k-Aug's brackets, a verb with article or
 # "not" (so that subject and property stand at a fixed distance), a word with the space before it, a
 # digit, anything else.
 WORDS = r"\. Every\b|### |<<|>>| (?:is|are)(?: not| an?)?\b| ?[^\W\d_]+|\d|\s|[^\s]"
@@ -79,7 +79,7 @@ def markers_of(enc):
 
 
 def end_of(enc):
-    """The id of END, which ends an answer; tiktoken calls it eot, which <|eot|> is not."""
+    """The id of END, which ends an answer: tiktoken's eot, but not our <|eot|>."""
     return enc.eot_token
 
 
@@ -141,8 +141,8 @@ def collate(rows, thought_id, device="cpu"):
     """[(ids, targets, start), ..], as from `build` -> ids, targets (B, T) long; is_thought, is_real
     (B, T) bool; and one start for all rows, as for `think`.
 
-    All questions end before one column, `start`, so one forward pass reads them, and another
-    computes the k-th thought of every row (official dataset.py:86-127).
+    All questions end before one column, `start`. So one forward pass reads them all, and the k-th
+    pass makes the k-th thought of every row (official dataset.py:86-127).
 
                                start
          .  .  Q  Q  Q  <bot>  T  T  <eot>  3  A  A        . is padding: is_real is False
@@ -158,7 +158,7 @@ def collate(rows, thought_id, device="cpu"):
         targets[row, columns] = torch.tensor(row_targets)
         is_real[row, columns] = True
     tensors = batch, targets, (batch == thought_id) & is_real, is_real
-    if torch.device(device).type == "cuda":  # pinned memory lets the copy run beside the GPU
+    if torch.device(device).type == "cuda":  # pinned memory lets the CPU go on while it is copied
         tensors = [tensor.pin_memory() for tensor in tensors]
     return *(tensor.to(device, non_blocking=True) for tensor in tensors), start
 

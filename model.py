@@ -10,8 +10,8 @@ be its next input embedding. That is the whole idea: no word has to be chosen on
     either way         hidden = GPT(x + positions)      and logits = lm_head(hidden) where needed
 
 A row of a batch reads    question <|bot|> thought thought .. <|eot|> steps that are left, answer
-K thoughts take K + 1 forward passes: the first reads the question, each later one reads a thought,
-and the last reads the rest of the row, too. They share one cache, so no column is computed twice.
+K thoughts take K + 1 forward passes: the first reads the question, each later one a thought, the
+last the rest of the row, too. All share one cache, so no column is computed twice.
 
 B rows of a batch, T columns, C = n_embd, V vocabulary. Rows are padded, so a column is one place in
 all rows of the batch, while a position counts the real tokens of one row.
@@ -95,7 +95,7 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight  # tied, as in GPT-2
-        # Weights start as GPT-2's do, but in other widths a layer's 0.02 grows by sqrt(768 / C).
+        # GPT-2's start of the weights, but all except wte take 0.02 * sqrt(768 / C) for its 0.02.
         std = 0.02 * (768 / config.n_embd) ** 0.5
         for module in self.modules():  # by type: all others keep the start that torch gives them
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -112,7 +112,7 @@ class GPT(nn.Module):
         return self.wte(ids)
 
     def thought(self, hidden):
-        """(.., C) hidden states -> (.., C) what is fed back. Change that here, for all uses."""
+        """(.., C) hidden states -> (.., C) what is fed back. To change that, change it here."""
         return hidden
 
     def forward(self, x, pos, mask, cache=None, last=None):
@@ -132,8 +132,8 @@ class GPT(nn.Module):
     @classmethod
     def from_pretrained(cls, source, dropout=0.0):
         """A GPT with the weights of gpt2, gpt2-medium, gpt2-large or gpt2-xl, fetched once by
-        torch.hub; of a file with their layout; or of the pytorch_model.bin in a folder. For what
-        is no GPT-2 torch's own error is raised."""
+        torch.hub; of a file with their layout; or of the pytorch_model.bin in a folder. What is no
+        GPT-2 raises whatever error Python or torch has for it."""
         path = Path(source, "pytorch_model.bin") if Path(source).is_dir() else Path(source)
         if source in GPT2_SHA256:
             path = Path(torch.hub.get_dir(), "checkpoints", f"{source}.bin")
@@ -143,11 +143,11 @@ class GPT(nn.Module):
         tensors = our_names(torch.load(path, map_location="cpu", weights_only=True))
         (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
         n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
-        if (config := path.with_name("config.json")).exists():
-            n_head = json.loads(config.read_text())["n_head"]
-        else:
-            n_head = max(1, n_embd // 64)
-            print(f"no {config}: {n_head} heads for {n_embd} columns, as in OpenAI's models")
+        n_head, config_file = max(1, n_embd // 64), path.with_name("config.json")
+        if source not in GPT2_SHA256 and config_file.exists():
+            n_head = json.loads(config_file.read_text())["n_head"]
+        elif source not in GPT2_SHA256:
+            print(f"no {config_file}: {n_head} heads, of 64 columns each as in OpenAI's models")
         model = cls(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout))
         model.load_state_dict(tensors)
         return model
@@ -171,7 +171,7 @@ def positions_and_mask(is_real):
     """is_real (B, T) bool, False on padding -> pos (B, T) long and mask (B, 1, T, T) bool. Real
     columns count 0, 1, 2 .. wherever the padding stands, and never look at it."""
     ones = torch.ones(is_real.size(1), is_real.size(1), dtype=torch.bool, device=is_real.device)
-    itself = ones.triu().tril()  # what looks at nothing, as padding on the left would, is NaN
+    itself = ones.triu().tril()  # the diagonal: padding on the left would look at nothing, NaN
     mask = (ones.tril() & is_real[:, None, :]) | itself
     return (is_real.long().cumsum(dim=1) - 1).clamp(min=0), mask[:, None]
 
@@ -180,9 +180,9 @@ def think(model, ids, is_thought, is_real, start, on_thought=None):
     """The feedback loop: hidden (B, T - start + 1, C) of columns start - 1 .. T - 1, and the cache;
     differentiable. Paper section 3; official coconut.py:43-192.
     ids (B, T) long; is_thought (B, T) bool: True where a thought takes the place of the token;
-    is_real (B, T) bool: False on padding. start, 1 .. T: no thought is left of it, and what is gets
-    read at once, for its last state alone. on_thought(k, thought) sees what is fed back, (B, C), k
-    from 0, and returns what shall be. Raises ValueError for a row longer than block_size."""
+    is_real (B, T) bool: False on padding. start, 1 .. T: columns left of it hold no thought, and
+    are read in one pass, for the last state alone. on_thought(k, thought) gets the k-th thought of
+    all rows, (B, C), and returns what is fed back. ValueError for more than block_size tokens."""
     T, block_size = ids.size(1), model.config.block_size
     if T > block_size and (longest := int(is_real.sum(dim=1).max())) > block_size:
         raise ValueError(f"{longest} tokens do not fit into block_size {block_size}")
@@ -224,14 +224,14 @@ def generate(model, ids, is_thought, is_real, max_new_tokens, end_id, temperatur
     assert is_real[:, -1].all(), "pad prompts on the left"
     start = min([*is_thought.any(dim=0).nonzero().flatten().tolist(), ids.size(1)])
     hidden, cache = think(model, ids, is_thought, is_real, start, on_thought)
-    room = model.config.block_size + 1 - is_real.sum(dim=1)  # (B,) the last needs no position
+    room = model.config.block_size + 1 - is_real.sum(dim=1)  # (B,) a last token needs no position
     new = ids[:, :0]  # (B, tokens so far)
     while new.size(1) < max_new_tokens:
         logits = model.lm_head(hidden[:, -1])  # (B, V)
         token = (torch.multinomial((logits / temperature).softmax(dim=-1), 1) if temperature
                  else logits.argmax(dim=-1, keepdim=True))  # (B, 1)
         new = torch.cat([new, token], dim=1)
-        if ((new == end_id).any(dim=1) | (new.size(1) >= room)).all():
+        if ((new == end_id).any(dim=1) | (new.size(1) >= room.clamp(max=max_new_tokens))).all():
             break
         pos = is_real.sum(dim=1, keepdim=True).clamp(max=model.config.block_size - 1)
         is_real = F.pad(is_real, (0, 1), value=True)

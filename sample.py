@@ -5,8 +5,7 @@ Ask a trained model, and watch its thoughts.
     python sample.py --question "Every .. dumpus?"     a question of your own, worded as in training
     python sample.py                                   question after question from the keyboard
     python sample.py --init gpt2 --question "Once"     no thoughts: GPT-2 goes on with plain text
---ckpt names the run; without it a model that comes with this repository is asked. A thought is not
-a token, but the LM head says which tokens it is nearest to (paper, section 4).
+A thought is shown as the tokens that the LM head finds nearest to it (paper, section 4).
 """
 import argparse
 import re
@@ -26,8 +25,7 @@ from tasks.record import is_correct
 
 def prompts_of(examples, k, c, enc):
     """What the model is given of each Example of text, with k thoughts: lists of ids."""
-    return [prompt(encode_question(example.question, enc), k, c, markers_of(enc))
-            for example in examples]
+    return [prompt(encode_question(e.question, enc), k, c, markers_of(enc)) for e in examples]
 
 
 def collate_prompts(model, prompts, enc):
@@ -56,9 +54,10 @@ def answers(model, prompts, enc, batch_size, max_new_tokens, on_thought_of=None)
 @torch.no_grad()
 def thoughts_after(model, prompts, enc):
     """(prompts, k, C): the thoughts, as they are fed back, of prompts with k >= 0 each."""
-    seen = [model.wte.weight.new_empty(len(prompts), 0, model.config.n_embd)]
+    model.eval()
+    seen = [model.wte.weight.new_empty(len(prompts), 0, model.config.n_embd)]  # for k = 0
     think(model, *collate_prompts(model, prompts, enc), start=1,
-          on_thought=lambda k, thought: seen.append(thought[:, None]) or thought)
+          on_thought=lambda k, thought: seen.append(thought[:, None]) or thought)  # None or thought
     return torch.cat(seen, dim=1)
 
 
@@ -110,7 +109,10 @@ def ask_checkpoint(args):
     else:
         print("one question a line; an empty line ends", flush=True)
         while question := sys.stdin.readline().strip():
-            ask(model, enc, c, question, *options)
+            try:
+                ask(model, enc, c, question, *options)
+            except ValueError as error:  # it is too long
+                print(f"{error}\n", flush=True)
 
 
 def continue_text(args):
@@ -140,10 +142,8 @@ def main(argv=None):
         parser.error("--init needs a --question, and has no thoughts for --n_thoughts or --top")
     try:
         (continue_text if args.init else ask_checkpoint)(args)
-    except ValueError as error:
-        raise SystemExit(f"sample.py: {error}")
-    except KeyboardInterrupt:
-        print()
+    except (ValueError, KeyboardInterrupt) as error:
+        raise SystemExit(f"sample.py: {str(error) or 'stopped'}")
 
 
 if __name__ == "__main__":

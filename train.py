@@ -39,8 +39,7 @@ def train(s, splits, model, enc, optimizer, run, stop):
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
     began, last_save = time.perf_counter() - run.seconds, time.perf_counter()
     ckpt = quote(checkpoint_of(s))
-
-    while run.epoch < s.epochs and not (run.step == s.max_steps and run.batch == 0):
+    while run.epoch < s.epochs and (run.step != s.max_steps or run.batch > 0):
         examples = examples_of_epoch(run.epoch)
         epoch_batches = batches(examples, s.batch_size, random.Random(f"{s.seed} {run.epoch}"))
         n_batches = len(epoch_batches)
@@ -95,6 +94,7 @@ def train(s, splits, model, enc, optimizer, run, stop):
                 save_checkpoint(s, run, model, optimizer, enc)
                 last_save = time.perf_counter()
             if stopping:
+                leave()  # once rank 0 has written, all stop
                 stop.now()
         if run.batch < n_batches:  # --max_steps, amid an epoch
             break
@@ -156,7 +156,7 @@ def evaluate(model, examples, stage, c, enc, batch_size, max_new_tokens):
 
     began, k = time.perf_counter(), n_thoughts(stage, c)
     written = answers(model, prompts_of(mine, k, c, enc), enc, batch_size, max_new_tokens)
-    seconds, right = time.perf_counter() - began, [0] * n  # `total` adds the other ranks' problems
+    seconds, right = time.perf_counter() - began, [0] * n  # 0: wrong, or another rank's problem
     for i, (text, _) in zip(order, written):
         right[i] = int(is_correct(text, examples[i].answer))
     tokens = sum(length + k * (c.fill == "thought") for _, length in written)

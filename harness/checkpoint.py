@@ -3,8 +3,8 @@ What outlives a process: a run's checkpoint, its log, and the signals that ask i
 
 Everything that a run knows is in out_dir/ckpt.pt. train.py writes it before the first step, every
 save_every seconds, and before and after an evaluation. So whatever ends a run costs at most
-save_every seconds and one write, and a resumed run ends as if nothing had happened: on a CPU bit by
-bit, with as many threads as before.
+save_every seconds and one write, or an evaluation. A resumed run ends as if nothing had happened:
+on a CPU bit by bit, with as many threads as before (and no dropout on several ranks).
 """
 import json
 import os
@@ -80,7 +80,7 @@ def machine_of(device):
 
 class Stop:
     """Within `with stop:` Ctrl-C, SIGTERM and a closed terminal set stop.asked, for the loop to
-    save the run and stop. A second one ends it at once."""
+    save the run and stop. The same again ends a single process at once."""
 
     def __init__(self, out_dir):
         self.out_dir, self.asked, self.saved = out_dir, 0, False
@@ -98,7 +98,7 @@ class Stop:
             signal.signal(number, handler)
 
     def ask(self, number, frame):
-        # torchrun passes on what the terminal has told every process already
+        # torchrun sends again what the terminal has sent to every rank already
         signal.signal(number, signal.SIG_DFL if RANKS == 1 else signal.SIG_IGN)
         if number == getattr(signal, "SIGHUP", None):
             sys.stdout = open(os.devnull, "w")  # there is no terminal to print to

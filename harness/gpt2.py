@@ -1,4 +1,4 @@
-"""What GPT.from_pretrained leaves open: strangers' files, and rows for our tokens."""
+"""Around GPT.from_pretrained: sentences for strangers' files, and rows for our tokens."""
 import os
 
 import torch
@@ -31,7 +31,7 @@ def load_gpt2(source, dropout=0.0):
         again = ": delete it, to fetch it again" if kept else ""
         raise ValueError(f"{path} holds no whole GPT-2 ({error}){again}") from None
     enc = gpt2_encoding()
-    if not 50257 <= model.config.vocab_size <= enc.n_vocab:
+    if model.config.vocab_size not in (50257, 50260, enc.n_vocab):  # 50260: an official Coconut's
         raise ValueError(f"{path} has {model.config.vocab_size} tokens, which are not GPT-2's")
     grow_vocab(model, enc.n_vocab, like=enc.encode_single_token("<<"))  # as official run.py:145-157
     return model, enc

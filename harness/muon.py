@@ -53,8 +53,8 @@ class Muon(torch.optim.AdamW):
 def orthogonalize(x, steps=5):
     """(n, rows, columns), columns >= rows -> the same, but with singular values near 1, 0.7 to 1.2.
 
-    Newton and Schulz's iteration: an odd polynomial, applied again and again, lifts all that lie
-    between 0 and 1; those below a hundredth may need more steps. Zeros stay zeros."""
+    Newton and Schulz's iteration: an odd polynomial, applied again and again, brings all that lie
+    between 0 and 1 near 1; those below a hundredth may need more steps. Zeros stay zeros."""
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT

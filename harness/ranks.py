@@ -37,7 +37,7 @@ def share(items):
 
 
 def micro_batches(batch, size):
-    """This rank's share of a batch, cut into lists of `size`; none where a batch is too small."""
+    """This rank's share of a batch, cut into lists of `size`; none if it has no share."""
     mine = share(batch)
     return [mine[i:i + size] for i in range(0, len(mine), size)]
 

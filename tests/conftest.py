@@ -10,7 +10,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's "&" takes from pytest
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" ignores it
 torch.set_num_threads(1)  # tiny tensors: a second thread would only wait for the first
 
 from model import GPT, GPTConfig  # noqa: E402
@@ -82,7 +82,7 @@ def pad(rows, n_left=None):
 
 
 def aligned(rows):
-    """The pads that put all first thoughts into one column, as data.collate does."""
+    """The pads that put all first thoughts into one column."""
     first = max((columns[0] for _, columns in rows if columns), default=0)
     return [first - columns[0] if columns else 0 for _, columns in rows]
 
