@@ -82,7 +82,7 @@ def test_the_number_of_heads_comes_from_the_config_beside_the_weights(tmp_path, 
     path = tmp_path / "pytorch_model.bin"
     torch.save(released_file(), path)
     assert GPT.from_pretrained(path).config.n_head == 2
-    assert f"no {tmp_path / 'config.json'}: 2 heads for 128 columns" in capsys.readouterr().out
+    assert f"no {tmp_path / 'config.json'}: 2 heads, of 64 columns each" in capsys.readouterr().out
     (tmp_path / "config.json").write_text('{"n_head": 4}')
     assert GPT.from_pretrained(path).config.n_head == 4
     assert not capsys.readouterr().out

@@ -236,7 +236,8 @@ def test_the_page_on_official_sizes_tells_of_words_on_prosqa_what_was_measured()
 
 
 def test_the_readme_quotes_a_line_that_the_log_has():
-    with open(ROOT / "results" / "prontoqa-coconut-seed0.jsonl") as file:
+    log = ROOT / "results" / "records" / "plain-prontoqa-balanced-seed0.jsonl"
+    with open(log) as file:
         header, *lines = map(json.loads, file)
     settings, line = header["settings"], lines[-2]  # the last is of the test split
     assert (f"epoch {line['epoch']}/{settings['epochs']}  stage {line['stage']}  train loss "
