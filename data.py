@@ -32,7 +32,7 @@ import torch
 from curriculum import NO_LOSS, Markers, last_stage, n_thoughts, prompt
 from tasks import SIZES, TASKS, tasks_with
 from tasks.common import problems
-from tasks.record import Example
+from tasks.record import Example, UserError
 
 # --------------------------------------------------------------------------------------------------
 # Tokens
@@ -61,8 +61,8 @@ def gpt2_encoding():
     try:
         gpt2 = tiktoken.get_encoding("gpt2")
     except Exception as error:  # of whatever type the network raises
-        raise ValueError(f"cannot fetch GPT-2's vocabulary ({type(error).__name__}): name a folder "
-                         "that has it in TIKTOKEN_CACHE_DIR") from None
+        raise UserError(f"cannot fetch GPT-2's vocabulary ({type(error).__name__}): name a folder "
+                        "that has it in TIKTOKEN_CACHE_DIR") from None
     special = {name: gpt2.n_vocab + i for i, name in enumerate(SPECIAL)}
     return tiktoken.Encoding("gpt2", pat_str=gpt2._pat_str, mergeable_ranks=gpt2._mergeable_ranks,
                              special_tokens=gpt2._special_tokens | special)
@@ -106,7 +106,7 @@ def encode(example, enc):
 
 def fitting(examples, enc, c, block_size):
     """The Examples of text that surely fit into the block: with all steps and the most thoughts of
-    Curriculum c. Says how many it leaves out. ValueError if none is left."""
+    Curriculum c. Says how many it leaves out. UserError if none is left."""
     most = len(prompt([], n_thoughts(last_stage(c), c), c, markers_of(enc)))
 
     def length(example):
@@ -115,8 +115,8 @@ def fitting(examples, enc, c, block_size):
 
     kept = [example for example in examples if length(example) <= block_size]
     if not kept:
-        raise ValueError(f"no problem fits into {block_size} tokens: a model from scratch can have "
-                         "more by --block_size")
+        raise UserError(f"no problem fits into {block_size} tokens: a model from scratch can have "
+                        "more by --block_size")
     if len(kept) < len(examples):
         print(f"left out {len(examples) - len(kept)} of {len(examples)} problems: they need more "
               f"than the {block_size} tokens of --block_size")
@@ -191,7 +191,7 @@ def main(argv=None):
         records = problems(args.task, args.n, args.seed, args.split, balanced=args.balanced, **size)
         with open(args.out, "w", encoding="utf-8") as file:
             json.dump(records, file)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f"data.py: {error}")
     print(f"wrote {len(records)} problems to {args.out}")
 

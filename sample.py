@@ -20,7 +20,7 @@ from harness.gpt2 import load_gpt2
 from harness.settings import Settings, count
 from harness.start import load_run, pick_device, problems_that_fit
 from model import generate, think
-from tasks.record import is_correct
+from tasks.record import UserError, is_correct
 
 
 def prompts_of(examples, k, c, enc):
@@ -74,6 +74,8 @@ def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     if unseen := {word.strip() for word in words if len(enc.encode_ordinary(word)) > 1}:
         print(f"note       words never seen in training: {', '.join(sorted(unseen))}")
     ids = prompt(encode_question(question, enc), k, c, markers_of(enc))
+    if len(ids) > model.config.block_size:
+        raise UserError(f"{len(ids)} tokens do not fit into block_size {model.config.block_size}")
     if c.fill == "thought":
         thoughts, = thoughts_after(model, [ids], enc)  # (k, C)
         for i, thought in enumerate(thoughts, start=1):
@@ -88,21 +90,20 @@ def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
 
 
 def ask_checkpoint(args):
-    """Answer the test problem, the question, or the questions from the keyboard."""
     ckpt, model, enc = load_run(args.ckpt, pick_device(args.device))
     s, run = Settings(**ckpt["settings"]), ckpt["run"]
     c = s.curriculum()
     left = f", unfinished: {run['epoch']} of {s.epochs} epochs" if run["epoch"] < s.epochs else ""
     print(f"{s.method} on {s.task}, {s.data}, {run['step']} training steps{left}: {args.ckpt}\n")
     if not c.fill and args.n_thoughts is not None or c.fill != "thought" and args.top is not None:
-        raise ValueError(f"a model trained as {s.method} has no thoughts for --n_thoughts or --top")
+        raise UserError(f"a model trained as {s.method} has no thoughts for --n_thoughts or --top")
     k = n_thoughts(run["stage"], c) if args.n_thoughts is None else args.n_thoughts
     top = 4 if args.top is None else min(args.top, enc.n_vocab)
     options = k, top, s.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
     if args.index is not None:
         test = problems_that_fit(s, model, enc)
         if args.index >= len(test):
-            raise ValueError(f"--index must be 0 to {len(test) - 1}")
+            raise UserError(f"--index must be 0 to {len(test) - 1}")
         ask(model, enc, c, test[args.index].question, *options, test[args.index].answer)
     elif args.question is not None:
         ask(model, enc, c, args.question, *options)
@@ -111,12 +112,11 @@ def ask_checkpoint(args):
         while question := sys.stdin.readline().strip():
             try:
                 ask(model, enc, c, question, *options)
-            except ValueError as error:  # it is too long
+            except UserError as error:  # it is too long
                 print(f"{error}\n", flush=True)
 
 
 def continue_text(args):
-    """Go on with --question as plain text, by a GPT-2 that knows no thoughts."""
     model, enc = load_gpt2(args.init)
     prompts = [enc.encode_ordinary(args.question)]
     most = 100 if args.max_new_tokens is None else args.max_new_tokens
@@ -142,7 +142,7 @@ def main(argv=None):
         parser.error("--init needs a --question, and has no thoughts for --n_thoughts or --top")
     try:
         (continue_text if args.init else ask_checkpoint)(args)
-    except (ValueError, KeyboardInterrupt) as error:
+    except (UserError, KeyboardInterrupt) as error:
         raise SystemExit(f"sample.py: {str(error) or 'stopped'}")
 
 

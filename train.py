@@ -29,7 +29,7 @@ from harness.start import settings_of_new_run, settings_of_resumed_run, start_ru
 from model import supervised_loss, think
 from sample import answers, prompts_of
 from tasks.common import checksum
-from tasks.record import is_correct
+from tasks.record import UserError, is_correct
 
 
 def train(s, splits, model, enc, optimizer, run, stop):
@@ -71,7 +71,7 @@ def train(s, splits, model, enc, optimizer, run, stop):
             loss_sum, stopping = total([loss_sum, stop.asked], device)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or math.inf)
             if not math.isfinite(loss_sum + norm):
-                raise FloatingPointError(
+                raise UserError(
                     f"at step {run.step + 1} the loss is {loss_sum / n_targets:.3g}, the norm of "
                     f"its gradient {norm:.3g}: start anew, or from a little earlier by --init "
                     f"{ckpt}, with a smaller --learning_rate, --grad_clip 1, or --dtype float32")
@@ -183,15 +183,12 @@ def main(argv=None):
     try:
         s = (settings_of_resumed_run if given.get("resume") else settings_of_new_run)(given)
         begun = start_run(s)
-    except ValueError as error:  # a wrong option or file; a later ValueError is a bug
+        with Stop(s.out_dir) as stop:
+            result = train(s, *begun, stop)
+    except UserError as error:  # a wrong option or file, a full disk, a loss of nan
         raise SystemExit(f"train.py: {error}")
     except KeyboardInterrupt:
         raise SystemExit("train.py: stopped before its first step")
-    try:
-        with Stop(s.out_dir) as stop:
-            result = train(s, *begun, stop)
-    except (OSError, FloatingPointError) as error:  # a full disk, or a loss of nan
-        raise SystemExit(f"train.py: {error}")
     leave()
     return result
 

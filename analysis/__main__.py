@@ -29,7 +29,7 @@ from harness.start import load_run, tested_problems
 from tasks import SIZES
 from tasks.common import points, shortcut_accuracy
 from tasks.prontoqa import last_hops
-from tasks.record import Example
+from tasks.record import Example, UserError
 
 
 def curve(args):
@@ -56,7 +56,7 @@ def bars(args):
             for (task, _, _, data, name), runs in sorted(grouped(args.runs).items())
             if name in draw.COLORS]
     if not rows:
-        raise ValueError(f"none of these is a run of {', '.join(draw.COLORS)} without options")
+        raise UserError(f"none of these is a run of {', '.join(draw.COLORS)} without options")
     draw.bars(rows).savefig(args.out)
     print(f"drew {len(rows)} bars to {args.out}")
 
@@ -67,8 +67,8 @@ def sizes(args):
     differ = [name for name in SIZES
               if len({getattr(runs[0][0], name) for _, runs in groups}) > 1]
     if len(differ) != 1:
-        raise ValueError(f"the runs must differ in one size, of {', '.join(SIZES)}: they differ in "
-                         f"{' and '.join(differ) or 'none'}")
+        raise UserError(f"the runs must differ in one size, of {', '.join(SIZES)}: they differ in "
+                        f"{' and '.join(differ) or 'none'}")
     rows, kinds = [], set()
     may_differ = re.compile(rf" --(n_layer|{differ[0]}) \S+")
     for (_, _, _, data, name), runs in groups:
@@ -78,7 +78,7 @@ def sizes(args):
                      "seeds": [result["test_accuracy"] for *_, result in runs]} | pooled(runs))
     places = {(row["method"], row["layers"], row["size"]) for row in rows}
     if len(places) < len(rows) or len(kinds) > len({row["method"] for row in rows}):
-        raise ValueError("besides their size the runs may differ in seed, method and n_layer only")
+        raise UserError("besides their size the runs may differ in seed, method and n_layer only")
     draw.sizes(rows, differ[0]).savefig(args.out)
     print(f"drew {len(rows)} points to {args.out}")
 
@@ -137,7 +137,7 @@ def accuracy(args):
     probe = thoughts.load_probe(args.run, args.data, device=args.device)
     if args.hops is not None:
         if probe.task != "prontoqa":
-            raise ValueError(f"--hops is for prontoqa, the run of {probe.task}")
+            raise UserError(f"--hops is for prontoqa, the run of {probe.task}")
         probe.examples = [last_hops(example, args.hops) for example in probe.examples]
     written = probe.written(probe.k)
     right = probe.right(written)
@@ -164,22 +164,22 @@ def accuracy(args):
 
 
 def probe_of(args, *tasks, needs_thoughts=True):
-    """The Probe that the command line names. ValueError if these tasks are not the run's."""
+    """The Probe that the command line names. UserError if these tasks are not the run's."""
     probe = thoughts.load_probe(args.run, args.data, args.n, args.device)
     if tasks and probe.task not in tasks:
-        raise ValueError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")
+        raise UserError(f"{args.command} is for {' and '.join(tasks)}, the run of {probe.task}")
     if needs_thoughts and probe.c.fill != "thought":
-        raise ValueError(f"a run of {probe.c.method} has no thoughts to look at")
+        raise UserError(f"a run of {probe.c.method} has no thoughts to look at")
     if args.command in ("tree", "superposition") and probe.c.c_thought > 1:
-        raise ValueError(f"{args.command} takes a thought for a hop, but the run has "
-                         f"{probe.c.c_thought} for each step")
+        raise UserError(f"{args.command} takes a thought for a hop, but the run has "
+                        f"{probe.c.c_thought} for each step")
     return probe
 
 
 def example_of(args, probe):
-    """The problem that --index names. ValueError if there is none."""
+    """The problem that --index names. UserError if there is none."""
     if args.index >= len(probe.examples):
-        raise ValueError(f"--index must be 0 to {len(probe.examples) - 1}")
+        raise UserError(f"--index must be 0 to {len(probe.examples) - 1}")
     return probe.examples[args.index]
 
 
@@ -319,7 +319,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         args.function(args)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f"analysis: {error}")
     except KeyboardInterrupt:
         raise SystemExit(130)

@@ -32,6 +32,7 @@ from model import GPT, GPTConfig, positions_and_mask, supervised_loss, think
 from sample import answers, collate_prompts, prompts_of
 from tasks import TASKS
 from tasks.common import load_splits, read_examples
+from tasks.record import UserError
 
 
 def floor(model, ids, is_thought, is_real, start):
@@ -227,16 +228,16 @@ def parse(argv):
 
 
 def check(args):
-    """Raise ValueError for numbers that nothing can be measured with."""
+    """Raise UserError for numbers that nothing can be measured with."""
     for name in ("batch_size", "n_layer", "n_head", "n_embd", "rounds", "problems", "eval_batch",
                  "new_tokens"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be more than 0")
+            raise UserError(f"--{name} must be more than 0")
     if args.n_embd % args.n_head or args.n_embd % 2:
-        raise ValueError("--n_embd must be even, and a multiple of --n_head")
+        raise UserError("--n_embd must be even, and a multiple of --n_head")
     most = max(args.stages)
     if min(args.stages) < 0 or args.columns and not most + 12 <= args.columns <= 1024:
-        raise ValueError("--stages must be 0 or more, and --columns at least 12 more, up to 1024")
+        raise UserError("--stages must be 0 or more, and --columns at least 12 more, up to 1024")
 
 
 def main(argv=None):
@@ -249,7 +250,7 @@ def main(argv=None):
                                 for name, value in line.items()] for line in lines])
         print("\nevaluation: {ours:.1f} problems/s in batches, with a cache; "
               "{slow:.2f} one by one, without".format(**evaluation))
-    except ValueError as error:
+    except UserError as error:
         raise SystemExit(f"bench: {error}")
     except KeyboardInterrupt:
         raise SystemExit(130)

@@ -2,15 +2,17 @@
 from itertools import pairwise
 from textwrap import fill
 
+from tasks.record import UserError
+
 COLORS = {"coconut": "C0", "cot": "C2", "pause_as_thought": "C1", "no_cot": "C7"}
 
 
 def new_figure(width, height, rows=1, columns=1, **options):
-    """A matplotlib Figure and its panels, always rows x columns. ValueError without matplotlib."""
+    """A matplotlib Figure and its panels, always rows x columns. UserError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("pictures are drawn with matplotlib: pip install matplotlib") from None
+        raise UserError("pictures are drawn with matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
@@ -178,7 +180,7 @@ def frontier(result):
     over less than five nodes, and columns of less than five problems, are left out."""
     steps = [step for step in result["parallelism"] if step["problems"] >= 5]
     if not steps:
-        raise ValueError("too few problems to draw the frontier of: take more by --n")
+        raise UserError("too few problems to draw the frontier of: take more by --n")
     figure, panels = new_figure(3.2 * len(steps), 5.4, 2, len(steps), sharey=True)
     for (above, below), step in zip(panels.T, steps):
         n, k = step["problems"], step["thoughts"]

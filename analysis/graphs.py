@@ -11,6 +11,7 @@ from curriculum import NO_LOSS, prompt
 from data import collate, encode_question, markers_of
 from model import think
 from tasks.prosqa import Graph, shortest_ways
+from tasks.record import UserError
 
 
 @torch.no_grad()
@@ -93,7 +94,7 @@ def frontier(probe):
 
 
 def cosines(probe):
-    """[{node: [its embedding's cosine with each thought]}, ..] of the problems. ValueError if a
+    """[{node: [its embedding's cosine with each thought]}, ..] of the problems. UserError if a
     name has several tokens."""
     table = F.normalize(probe.model.wte.weight, dim=-1)
     found = []
@@ -102,8 +103,8 @@ def cosines(probe):
         ids = [probe.enc.encode_ordinary(" " + node) for node in concepts]
         longer = [node for node, some in zip(concepts, ids) if len(some) > 1]
         if longer:
-            raise ValueError(f"superposition needs names of one token, but {longer[0]!r} has more: "
-                             "take a run with --tokenizer word, and names that it learned from")
+            raise UserError(f"superposition needs names of one token, but {longer[0]!r} has more: "
+                            "take a run with --tokenizer word, and names that it learned from")
         all_cosines = table[[some[0] for some in ids]] @ thoughts.T  # (nodes, k)
         found.append(dict(zip(concepts, all_cosines.tolist())))
     return found

@@ -32,6 +32,7 @@ from harness.ranks import micro_batches
 from harness.settings import complete, parse
 from harness.start import saved_settings, start_run
 from model import supervised_loss, think
+from tasks.record import UserError
 from train import evaluate
 
 PARTS = ["problems", "tokens", "forward", "backward", "optimizer", "evaluation"]
@@ -84,8 +85,8 @@ def measure(s):
         with timed("tokens"):
             epoch_batches = batches(examples, s.batch_size, rng)
         if len(epoch_batches) <= WARM_UP:
-            raise ValueError(f"{len(examples)} training problems make {len(epoch_batches)} "
-                             f"batches, but {WARM_UP + 1} are needed: lower --batch_size")
+            raise UserError(f"{len(examples)} training problems make {len(epoch_batches)} "
+                            f"batches, but {WARM_UP + 1} are needed: lower --batch_size")
         per_epoch = {part: 1e3 * t / len(epoch_batches) for part, t in seconds.items()}
 
         model.train()
@@ -118,10 +119,10 @@ def main(argv=None):
         given = parse(argv, "-m analysis.parts", "Where the time of a run goes.")
         for name in UNUSED:
             if name in given:
-                raise ValueError(f"--{name} would change nothing: whole runs are measured, and "
-                                 "none is kept")
+                raise UserError(f"--{name} would change nothing: whole runs are measured, and "
+                                "none is kept")
         lines = measure(complete(given, saved_settings(given.get("init", "scratch"))))
-    except ValueError as error:
+    except UserError as error:
         raise SystemExit(f"parts: {error}")
     except KeyboardInterrupt:
         raise SystemExit(130)

@@ -7,10 +7,11 @@ from curriculum import METHODS
 from harness.settings import label, read_settings
 from harness.start import tested_problems
 from tasks.common import checksum, shortcut_accuracy
+from tasks.record import UserError
 
 
 def read_metrics(path):
-    """(Settings, lines on epochs, line of test results or None) of a run; ValueError if none."""
+    """(Settings, lines on epochs, line of test results or None) of a run; UserError if none."""
     if os.path.isdir(path):
         path = os.path.join(path, "metrics.jsonl")
     try:
@@ -19,7 +20,7 @@ def read_metrics(path):
         s = read_settings(header["settings"])
         result = lines.pop() if lines and "test_accuracy" in lines[-1] else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no metrics.jsonl of train.py ({error})") from None
+        raise UserError(f"{path} is no metrics.jsonl of train.py ({error})") from None
     return s, lines, result
 
 
@@ -39,11 +40,11 @@ def grouped(paths):
     for path in paths:
         s, epochs, result = read_metrics(path)
         if result is None:
-            raise ValueError(f"{path} has no test results: the run is not done")
+            raise UserError(f"{path} has no test results: the run is not done")
         key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))
         runs = groups.setdefault(key, [])
         if s.seed in (other.seed for other, *_ in runs):
-            raise ValueError(f"{path} is a second run of {label(s)} with seed {s.seed}")
+            raise UserError(f"{path} is a second run of {label(s)} with seed {s.seed}")
         runs.append((s, epochs, result))
     return groups
 
@@ -92,16 +93,16 @@ def comparison(paths):
     for (task, _, _, data, name), seeds in groups.items():
         for seed, result in seeds.items():
             if "test_right" not in result:
-                raise ValueError(f"the log of {name} with seed {seed} does not say which test "
-                                 "problems the model got right: it is older than this comparison")
+                raise UserError(f"the log of {name} with seed {seed} does not say which test "
+                                "problems the model got right: it is older than this comparison")
         if seeds.keys() != first.keys():
-            raise ValueError(f"{name} has the seeds {sorted(seeds)}, the first {sorted(first)}: "
-                             "only runs of equal seed have the same problems")
+            raise UserError(f"{name} has the seeds {sorted(seeds)}, the first {sorted(first)}: "
+                            "only runs of equal seed have the same problems")
         for seed, result in seeds.items():
             if result["test_problems"] != first[seed]["test_problems"]:
-                raise ValueError(f"{name} on {task}, {data}, with seed {seed} was tested on other "
-                                 "problems than the first: task, data, their size and number must "
-                                 "be the same")
+                raise UserError(f"{name} on {task}, {data}, with seed {seed} was tested on other "
+                                "problems than the first: task, data, their size and number must "
+                                "be the same")
         differences = paired_differences(seeds, first)
         low, high = paired_interval(differences)
         told = [f"{100 * mean(differences):+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}"]
@@ -144,14 +145,14 @@ def best_guess(s, result):
 
 
 def problems_of_log(s, result):
-    """The Examples that a run was tested on. ValueError if some were too long for it, as a log does
+    """The Examples that a run was tested on. UserError if some were too long for it, as a log does
     not tell which, or if a file holds others by now."""
     test = tested_problems(s)
     if len(test) != result["test_n"]:
-        raise ValueError(f"the run of {s.method} on {s.task} with seed {s.seed} was tested on "
-                         f"{result['test_n']} of {len(test)} problems; `accuracy` compares it with "
-                         "the rules on just those, by its checkpoint")
+        raise UserError(f"the run of {s.method} on {s.task} with seed {s.seed} was tested on "
+                        f"{result['test_n']} of {len(test)} problems; `accuracy` compares it with "
+                        "the rules on just those, by its checkpoint")
     if result.get("test_problems", checksum(test)) != checksum(test):
-        raise ValueError(f"the run of {s.method} on {s.task} with seed {s.seed} was tested on "
-                         f"other problems than {s.data} has now")
+        raise UserError(f"the run of {s.method} on {s.task} with seed {s.seed} was tested on "
+                        f"other problems than {s.data} has now")
     return test

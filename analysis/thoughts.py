@@ -23,7 +23,7 @@ from model import GPT
 from sample import answers, nearest_tokens, prompts_of, thoughts_after
 from tasks.common import shortcut_accuracy
 from tasks.prosqa import CATEGORIES, category, read_question
-from tasks.record import is_correct
+from tasks.record import UserError, is_correct
 
 
 @dataclass
@@ -45,7 +45,10 @@ class Probe:
         return n_thoughts(self.stage, self.c)
 
     def prompts(self, k):
-        return prompts_of(self.examples, k, self.c, self.enc)
+        prompts, most = prompts_of(self.examples, k, self.c, self.enc), self.model.config.block_size
+        if max(map(len, prompts)) > most:
+            raise UserError(f"{k} thoughts do not fit into the {most} tokens of the model's block")
+        return prompts
 
     def written(self, k, on_thought_of=None):
         """What it writes after k thoughts, see sample.answers."""
@@ -57,9 +60,9 @@ class Probe:
         return [is_correct(text, e.answer) for (text, _), e in zip(written, self.examples)]
 
     def thoughts(self, k):
-        """(examples, k, C): the k thoughts of every example. ValueError for a run without any."""
+        """(examples, k, C): the k thoughts of every example. UserError for a run without any."""
         if k == 0:
-            raise ValueError("this run is at stage 0, which has no thoughts to look at")
+            raise UserError("this run is at stage 0, which has no thoughts to look at")
         prompts = self.prompts(k)
         return torch.cat([thoughts_after(self.model, prompts[i:i + self.batch_size], self.enc)
                           for i in range(0, len(prompts), self.batch_size)])
@@ -106,7 +109,7 @@ def categories(probe, written):
         return {}
     try:
         count = Counter(category(e, text) for (text, _), e in zip(written, probe.examples))
-    except ValueError:  # somebody's own problems, in other words
+    except UserError:  # somebody's own problems, in other words
         return {}
     return {name: count[name] / len(written) for name in CATEGORIES}
 
@@ -192,7 +195,7 @@ def intervene(probe, seed=0):
 def derangement(n, rng):
     """A random order of 0 .. n - 1 in which nothing stays where it was."""
     if n < 2:
-        raise ValueError("two problems or more are needed to exchange thoughts")
+        raise UserError("two problems or more are needed to exchange thoughts")
     order = rng.sample(range(n), n)
     other = {a: b for a, b in zip(order, order[1:] + order[:1])}
     return [other[i] for i in range(n)]

@@ -5,10 +5,12 @@ import zipfile
 
 import torch
 
+from tasks.record import UserError
+
 
 def write_whole(path, mode, write):
     """Let write(file) make a new version of a file. Whatever ends it on the way, a crash or a full
-    disk, leaves the old version as it was. Raises OSError, in a sentence."""
+    disk, leaves the old version as it was. Raises UserError."""
     part = path + ".tmp"
     try:
         with open(part, mode) as file:
@@ -22,26 +24,26 @@ def write_whole(path, mode, write):
         if isinstance(error.__context__, OSError):  # torch.save hides it behind an error of its own
             error = error.__context__
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(f"cannot write {path} ({reason}): what it held before is still there; once "
+        raise UserError(f"cannot write {path} ({reason}): what it held before is still there; once "
                       "the reason is gone, try again (a run of train.py by --resume)") from None
 
 
 def read_torch(path):
-    """What torch saved in a file, on the CPU; runs no code of the file. Raises ValueError."""
+    """What torch saved in a file, on the CPU; runs no code of the file. Raises UserError."""
     try:
         zipped = zipfile.is_zipfile(path)  # not in the format before torch 1.6
         if zipped:
             with zipfile.ZipFile(path) as file:
                 if damaged := file.testzip():
-                    raise ValueError(f"its part {damaged} is damaged")
+                    raise UserError(f"its part {damaged} is damaged")
         mmap = zipped and os.name != "nt"  # Windows replaces no file that is mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:
-        raise ValueError(f"cannot read {path} as a file torch saved: it is none, or it holds more "
-                         "than tensors and plain values") from None
+        raise UserError(f"cannot read {path} as a file torch saved: it is none, or it holds more "
+                        "than tensors and plain values") from None
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot read {path} as a file torch saved: {reason}") from None
+        raise UserError(f"cannot read {path} as a file torch saved: {reason}") from None
 
 
 def is_checkpoint(saved):

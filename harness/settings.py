@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from curriculum import METHODS, Curriculum
 from tasks import SIZES, TASKS, tasks_with
 from tasks.common import GENERATED
+from tasks.record import UserError
 
 
 def count(text):
@@ -97,7 +98,7 @@ Settings = make_dataclass("Settings", bases=(Options,), fields=[  # with an opti
 
 def read_settings(saved):
     """The Settings in a checkpoint or a log, which may have old names. TypeError for other names,
-    ValueError for a task or a method that is not here."""
+    UserError for a task or a method that is not here."""
     renamed = {"mixed_size": "grow"}
     saved = {renamed.get(name, name): value for name, value in saved.items()}
     if isinstance(saved.get("grow"), bool):  # it had a fixed number of epochs
@@ -106,7 +107,7 @@ def read_settings(saved):
     saved.pop("icot_smoothing", None)  # an option once, and always 4
     s = Settings(**saved)
     if s.task not in TASKS or s.method not in METHODS:
-        raise ValueError(f"no task {s.task}, or no method {s.method}")
+        raise UserError(f"no task {s.task}, or no method {s.method}")
     return s
 
 
@@ -184,7 +185,7 @@ def parse(argv=None, program="train.py",
 
 
 def complete(given, saved=None):
-    """Settings: the options given, the task's values for the rest. ValueError if they clash.
+    """Settings: the options given, the task's values for the rest. UserError if they clash.
 
     saved: the Settings of the run whose checkpoint --init names. Its task is the default, and they
     replace that task's tables, except where the two kinds of data, generated or from files, need
@@ -261,23 +262,23 @@ def unused(s):
 
 
 def check(s, given):
-    """Raise ValueError for an option that would change nothing, or for a value without sense."""
+    """Raise UserError for an option that would change nothing, or for a value without sense."""
     for name, why in unused(s).items():
         if name in given:
-            raise ValueError(f"--{name} would change nothing: {why}")
+            raise UserError(f"--{name} would change nothing: {why}")
     positive = "n_layer n_head n_embd block_size c_thought epochs epochs_per_stage icot_tokens " \
                "icot_all_beyond batch_size micro_batch learning_rate max_new_tokens max_steps"
     counts = "n_train n_valid n_test"
     for name in (positive + " " + counts if s.generated else positive).split():
         if getattr(s, name) is not None and not getattr(s, name) > 0:
-            raise ValueError(f"--{name} must be more than 0, not {getattr(s, name)}")
+            raise UserError(f"--{name} must be more than 0, not {getattr(s, name)}")
     not_negative = "seed grow epochs_stage_0 max_latent_stage warmup_steps decay_epochs " \
                    "weight_decay grad_clip save_every"
     for name in (not_negative + " " + counts).split():
         if not 0 <= getattr(s, name) < 2**63:
-            raise ValueError(f"--{name} must be 0 or more, not {getattr(s, name)}")
+            raise UserError(f"--{name} must be 0 or more, not {getattr(s, name)}")
     for name in ("dropout", "uniform_prob", "beta2"):
         if not 0 <= getattr(s, name) <= 1:
-            raise ValueError(f"--{name} is a probability, which {getattr(s, name)} is not")
+            raise UserError(f"--{name} is a probability, which {getattr(s, name)} is not")
     if s.init == "scratch" and (s.n_embd % s.n_head or s.n_embd % 2):
-        raise ValueError(f"--n_embd {s.n_embd} must be even, and a multiple of --n_head {s.n_head}")
+        raise UserError(f"--n_embd {s.n_embd} must be even, and a multiple of --n_head {s.n_head}")

@@ -17,44 +17,45 @@ from harness.ranks import RANK, RANKS, join
 from harness.settings import Settings, check, complete, read_settings
 from model import GPT, GPTConfig
 from tasks.common import GENERATED, load_splits, read_examples, unrepeated
+from tasks.record import UserError
 
 
 def settings_of_new_run(given):
-    """Settings of the options given. ValueError if the run's folder cannot be had."""
+    """Settings of the options given. UserError if the run's folder cannot be had."""
     s = complete(given, saved_settings(given.get("init", "scratch")))
     try:
         os.makedirs(s.out_dir, exist_ok=True)
         held = [name for name in os.listdir(s.out_dir) if not name.endswith(".tmp")]
     except OSError as error:
-        raise ValueError(f"cannot make the folder {s.out_dir} ({error.strerror}): choose another "
-                         "--out_dir") from None
+        raise UserError(f"cannot make the folder {s.out_dir} ({error.strerror}): choose another "
+                        "--out_dir") from None
     if "ckpt.pt" in held:
-        raise ValueError(f"{s.out_dir} holds a run: --resume it, or choose another --out_dir")
+        raise UserError(f"{s.out_dir} holds a run: --resume it, or choose another --out_dir")
     if held and RANK == 0:  # the other ranks may find what this one has begun to write
-        raise ValueError(f"{s.out_dir} is not empty: choose another --out_dir")
+        raise UserError(f"{s.out_dir} is not empty: choose another --out_dir")
     return s
 
 
 def settings_of_resumed_run(given):
-    """Those of the checkpoint. ValueError if an option contradicts them; a few are free."""
+    """Those of the checkpoint. UserError if an option contradicts them; a few are free."""
     free = {"resume", "out_dir", "device", "epochs", "micro_batch", "max_steps", "save_every"}
     task, method = given.get("task", Settings.task), given.get("method", Settings.method)
     out_dir = given.get("out_dir") or f"out/{task}-{method}"
     path = os.path.join(out_dir, "ckpt.pt")
     if not os.path.exists(path):
-        raise ValueError(f"nothing to resume: there is no {path}")
+        raise UserError(f"nothing to resume: there is no {path}")
     ckpt = load_run(path)[0]
     if "optimizer" not in ckpt:
-        raise ValueError(f"{path} has no optimizer to go on with: start anew by --init "
-                         f"{quote(path)}")
+        raise UserError(f"{path} has no optimizer to go on with: start anew by --init "
+                        f"{quote(path)}")
     saved, steps = ckpt["settings"], ckpt["run"]["step"]
     epochs = ckpt["run"]["epoch"] + (ckpt["run"]["batch"] > 0)
     for name, value in given.items():
         if name not in free and value != saved[name]:
-            raise ValueError(f"--{name} is {value}, but {saved[name]} in the run of {path}")
+            raise UserError(f"--{name} is {value}, but {saved[name]} in the run of {path}")
     if given.get("max_steps", steps) < steps or given.get("epochs", epochs) < epochs:
-        raise ValueError(f"{path} is at step {steps} of epoch {epochs}: --max_steps and --epochs "
-                         "must not be less")
+        raise UserError(f"{path} is at step {steps} of epoch {epochs}: --max_steps and --epochs "
+                        "must not be less")
     s = Settings(**saved | {"max_steps": None} | given | {"out_dir": out_dir})
     check(s, {})
     return s
@@ -103,7 +104,7 @@ def start_run(s):
         print(f"note: {s.epochs} epochs end before stage {last_stage(c)}, the last")
     in_files = None if s.generated else fit(drawn(0))  # the same in every epoch
     if in_files and (run.batch - 1) * s.batch_size >= len(in_files):
-        raise ValueError(f"{s.data} has fewer problems than when the run began")
+        raise UserError(f"{s.data} has fewer problems than when the run began")
 
     def examples_of_epoch(epoch):
         return fit(drawn(epoch)) if s.generated else in_files
@@ -112,7 +113,7 @@ def start_run(s):
 
 
 def pick_device(name):
-    """The torch.device of a name; auto is the fastest there is. ValueError if it cannot be used."""
+    """The torch.device of a name; auto is the fastest there is. UserError if it cannot be used."""
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
@@ -122,7 +123,7 @@ def pick_device(name):
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
-        raise ValueError(f"no device {name} here ({reason}): try --device cpu") from None
+        raise UserError(f"no device {name} here ({reason}): try --device cpu") from None
     return torch.device(name)
 
 
@@ -176,23 +177,29 @@ def help_small_models(model):
 
 
 def load_run(path, device="cpu", dropout=0.0):
-    """(checkpoint dict, model, Encoding) as train.py saved them; ValueError for any other file."""
+    """(checkpoint dict, model, Encoding) as train.py saved them; UserError for any other file."""
     ckpt = read_torch(path)
     if not is_checkpoint(ckpt):
-        raise ValueError(f"{path} is no checkpoint of train.py")
+        raise UserError(f"{path} is no checkpoint of train.py")
     try:
         renamed = {"nats": "loss_sum", "learned": "n_targets"}
         ckpt["run"] = {renamed.get(name, name): value for name, value in ckpt["run"].items()}
         s, run = read_settings(ckpt["settings"]), Run(**ckpt["run"])
         ckpt["settings"] = asdict(s)
         enc = tiktoken.Encoding(**ckpt["encoding"])
-        model = GPT(GPTConfig(**ckpt["config"] | {"dropout": dropout}))
-        model.load_state_dict(ckpt["model"])
+        config = GPTConfig(**ckpt["config"] | {"dropout": dropout})
+        if ckpt["model"]["wte.weight"].shape != (config.vocab_size, config.n_embd):
+            raise ValueError("its weights have other sizes than its config")
         markers_of(enc)  # fails if a special token is missing
         n_thoughts(run.stage, s.curriculum())  # fails if the stage is no number
     except Exception as error:  # whatever a stranger's file provokes
-        reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise ValueError(f"{path} is no checkpoint of this version of train.py: {reason}") from None
+        raise UserError(f"{path} is no checkpoint of this version of train.py: "
+                        f"{type(error).__name__} {error}") from error
+    model = GPT(config)
+    try:
+        model.load_state_dict(ckpt["model"])
+    except Exception as error:  # missing, unexpected or misshapen tensors, or none at all
+        raise UserError(f"{path} holds other weights than this version's model: {error}") from error
     return ckpt, model.to(device), enc
 
 

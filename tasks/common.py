@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from urllib.request import urlretrieve
 
 from tasks import TASKS, tasks_with
-from tasks.record import Example, is_correct
+from tasks.record import Example, UserError, is_correct
 
 GENERATED = ("generated", "balanced")  # what --data calls problems that are drawn
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
@@ -28,7 +28,7 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, grow=0, **si
     size: the task's SIZES, where they are not the official ones. epoch: gives fresh problems of the
     same split. balanced: without the shortcuts of the official ones. grow: easier ones, too, in so
     many epochs fewer and fewer: growth 0 is only the easiest, growth 1 every size. Raises
-    ValueError, in a sentence, for arguments that are unknown or out of range."""
+    UserError, in a sentence, for arguments that are unknown or out of range."""
     check(task, n, split, balanced, grow, size)
     module = TASKS[task]
     options = {name: some.official for name, some in module.SIZES.items()} | size
@@ -58,46 +58,46 @@ def split_of(question):
 
 
 def check(task, n, split, balanced, grow, size):
-    """Raise ValueError for arguments that `problems` cannot serve."""
+    """Raise UserError for arguments that `problems` cannot serve."""
     if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)} (got {task!r})")
+        raise UserError(f"task must be one of {', '.join(TASKS)} (got {task!r})")
     if n < 1:
-        raise ValueError(f"n must be 1 or more (got {n})")
+        raise UserError(f"n must be 1 or more (got {n})")
     if split not in SPLITS:
-        raise ValueError(f"split must be train, valid or test (got {split!r})")
+        raise UserError(f"split must be train, valid or test (got {split!r})")
     sizes = TASKS[task].SIZES
     for wanted, name, has_it in ((balanced, "balanced", "BALANCED"), (grow, "grow", "GROWS")):
         if wanted and task not in tasks_with(has_it):
-            raise ValueError(f"{name} must be off for {task}: only "
-                             f"{' and '.join(tasks_with(has_it))} have it")
+            raise UserError(f"{name} must be off for {task}: only "
+                            f"{' and '.join(tasks_with(has_it))} have it")
     for name, value in size.items():
         if name not in sizes:
-            raise ValueError(f"{name} is no size of {task}, which has {', '.join(sizes)}")
+            raise UserError(f"{name} is no size of {task}, which has {', '.join(sizes)}")
         if isinstance(value, float) or value not in sizes[name].allowed:
-            raise ValueError(f"{name} must be {sizes[name].text} (got {value!r})")
+            raise UserError(f"{name} must be {sizes[name].text} (got {value!r})")
 
 
 def read_examples(path):
     """The Examples of a file: a JSON list of records, ProntoQA's raw problems or GSM8k-Aug's lines.
 
-    Raises ValueError with file, record and reason. Steps without text are dropped. Of GSM8k-Aug's
+    Raises UserError with file, record and reason. Steps without text are dropped. Of GSM8k-Aug's
     files, lines without just one || are no problems."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"cannot read {path}: it is no file")  # a device might never end
+        raise UserError(f"cannot read {path}: it is no file")  # a device might never end
     try:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read()
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read {path}: no text in UTF-8, or packed ({error})") from None
+        raise UserError(f"cannot read {path}: no text in UTF-8, or packed ({error})") from None
     if text.startswith("version https://git-lfs"):
-        raise ValueError(f"{path} is a Git-LFS pointer: run `git lfs pull` where it comes from")
+        raise UserError(f"{path} is a Git-LFS pointer: run `git lfs pull` where it comes from")
     if text.lstrip()[:1] in ("[", "{"):
         try:
             records = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
+            raise UserError(f"{path} is not valid JSON: {error}") from None
         if isinstance(records, dict):
             records = [TASKS["prontoqa"].read_raw(raw) for raw in records.values()]
     else:
@@ -106,8 +106,8 @@ def read_examples(path):
         if 0 < len(records) < len(lines):
             print(f"left out {len(lines) - len(records)} lines of {path}, which are no problems")
     if not records:
-        raise ValueError(f"{path} holds no problems, neither [{{question, steps, answer}}, ..] "
-                         "nor lines `question||<<a=b>> .. #### answer`")
+        raise UserError(f"{path} holds no problems, neither [{{question, steps, answer}}, ..] "
+                        "nor lines `question||<<a=b>> .. #### answer`")
     return [to_example(record, f"{path}, record {i}") for i, record in enumerate(records, start=1)]
 
 
@@ -118,21 +118,21 @@ def to_example(record, where):
     try:
         question, steps, answer = record["question"], record["steps"], record["answer"]
     except (TypeError, KeyError):
-        raise ValueError(f"{where} lacks question, steps or answer") from None
+        raise UserError(f"{where} lacks question, steps or answer") from None
     if not isinstance(steps, list) or not all(isinstance(text, str)
                                               for text in (question, answer, *steps)):
-        raise ValueError(f"{where}: question and answer must be texts, steps a list of texts")
+        raise UserError(f"{where}: question and answer must be texts, steps a list of texts")
     if not (question.strip() and answer.strip()):
-        raise ValueError(f"{where} has an empty question or answer")
+        raise UserError(f"{where} has an empty question or answer")
     if "#" in answer:
-        raise ValueError(f"{where} has a # in its answer, which is where an answer would begin")
+        raise UserError(f"{where} has a # in its answer, which is where an answer would begin")
     for text in (question, answer, *steps):
         if len(text) > MOST_CHARACTERS:
-            raise ValueError(f"{where} has a text of {len(text)} characters: too long")
+            raise UserError(f"{where} has a text of {len(text)} characters: too long")
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{where} has half a character (a lone surrogate)") from None
+            raise UserError(f"{where} has half a character (a lone surrogate)") from None
     return Example(question, [step for step in steps if step.strip()], answer)
 
 
@@ -160,7 +160,7 @@ def load_splits(source, task, size, grow, seed, n_train, n_valid, n_test):
         b = max(a + 1, round(0.92 * len(whole)))
         train, valid, test = whole[:a], whole[a:b], whole[b:]
         if not (train and valid and test):
-            raise ValueError(f"{source} has {len(whole)} problems, too few to split 90 : 2 : 8")
+            raise UserError(f"{source} has {len(whole)} problems, too few to split 90 : 2 : 8")
     test = unrepeated(test, [], "the test split")[:n_test or None]
     valid = unrepeated(valid, test, "the validation split")[:n_valid or None]
     held_out = {example.question for example in valid + test}
@@ -169,8 +169,8 @@ def load_splits(source, task, size, grow, seed, n_train, n_valid, n_test):
         print(f"left out {len(train) - len(unseen)} of {len(train)} problems for training, as they "
               "are among those for validation or test too")
     if not (unseen and valid):
-        raise ValueError(f"{source} has no problem for training, or none for validation, that is "
-                         "not tested on")
+        raise UserError(f"{source} has no problem for training, or none for validation, that is "
+                        "not tested on")
     return (lambda epoch: unseen[:n_train or None]), valid, test
 
 
@@ -190,22 +190,22 @@ def find_split(folder, task, split):
     for path in (os.path.join(folder, name) for name in names):
         if os.path.exists(path):
             return path
-    raise ValueError(f"{folder} has no {split} split: one of {', '.join(names)}")
+    raise UserError(f"{folder} has no {split} split: one of {', '.join(names)}")
 
 
 def download_official(task, folder="data"):
     """The folder with a task's released files, fetched on first use."""
     files = getattr(TASKS[task], "OFFICIAL", {})
     if not files:
-        raise ValueError(getattr(TASKS[task], "NO_OFFICIAL", f"no files of {task} were released"))
+        raise UserError(getattr(TASKS[task], "NO_OFFICIAL", f"no files of {task} were released"))
     for name, (url, sha256) in files.items():
         path = os.path.join(folder, name)
         if not os.path.exists(path):
             try:
                 digest = download(url, path, sha256)
             except OSError as error:
-                raise ValueError(f"could not download {url} ({error}): put the file at {path} "
-                                 "yourself, or use --data generated") from None
+                raise UserError(f"could not download {url} ({error}): put the file at {path} "
+                                "yourself, or use --data generated") from None
             if sha256 is None:
                 print(f"unchecked, SHA-256 {digest}")
     return folder
@@ -213,7 +213,7 @@ def download_official(task, folder="data"):
 
 def download(url, path, sha256=None):
     """Fetch a file whole, or not at all; returns its SHA-256. Raises OSError for whatever the
-    network does, ValueError if sha256 is known and another one."""
+    network does, UserError if sha256 is known and another one."""
     print(f"downloading {url}")
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
@@ -225,7 +225,7 @@ def download(url, path, sha256=None):
         with open(part, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
         if sha256 not in (None, digest):
-            raise ValueError(f"{url} is not the released file: its SHA-256 is {digest}")
+            raise UserError(f"{url} is not the released file: its SHA-256 is {digest}")
         os.replace(part, path)
     return digest
 

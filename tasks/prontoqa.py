@@ -16,7 +16,7 @@ concepts, relevant distractors and random order. That one writes a JSON object o
 """
 import re
 
-from tasks.record import STEPS, Example, Size
+from tasks.record import STEPS, Example, Size, UserError
 
 NO_OFFICIAL = (
     "no ProntoQA files were released: run github.com/asaparov/prontoqa at f0145b8, `python "
@@ -72,7 +72,7 @@ def draw(rng, hops, wording, steps, balanced=False, growth=None):
     gives it away. Balanced problems mention it as often as the end of the chain. Growing problems
     (see common.problems) may have a shorter chain, and less or nothing that distracts."""
     if balanced and hops == 6:
-        raise ValueError("hops must be 1..5 if balanced, as that takes 3 names more (got 6)")
+        raise UserError("hops must be 1..5 if balanced, as that takes 3 names more (got 6)")
     kept = 1
     if growth is not None:
         hops, kept = rng.randint(1, 1 + round((hops - 1) * growth)), 1.3 * growth * rng.random()
@@ -156,11 +156,11 @@ def last_hops(example, hops):
 
     if not (example.steps and all(concepts(step) for step in example.steps[:-1])
             and example.steps[-1].endswith(".")):
-        raise ValueError("--hops is for problems whose steps are sentences of ProntoQA, not names")
+        raise UserError("--hops is for problems whose steps are sentences of ProntoQA, not names")
     start = len(example.steps) - 1 - hops
     if hops < 1 or start < 0:
-        raise ValueError(f"--hops must be 1 to {len(example.steps) - 1}, as many as a problem has "
-                         f"(got {hops})")
+        raise UserError(f"--hops must be 1 to {len(example.steps) - 1}, as many as a problem has "
+                        f"(got {hops})")
     chain = [concepts(step)[0] for step in example.steps[:-1]]
     facts = [step.split(". ")[0] for step in example.steps]  # what the proof concludes, in order
     sentences = [facts[start] if sentence == facts[0] else sentence

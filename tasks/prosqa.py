@@ -17,7 +17,7 @@ import re
 from bisect import bisect
 from itertools import accumulate
 
-from tasks.record import STEPS, Size, is_correct
+from tasks.record import STEPS, Size, UserError, is_correct
 
 URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data/prosqa_{}.json"
 OFFICIAL = {
@@ -158,12 +158,12 @@ def word(rng, edges, path, distractor, steps):
 
 def read_question(question):
     """([(parent, child), ..], who is asked about, [the two options]) of a ProsQA question.
-    ValueError if it is worded otherwise."""
+    UserError if it is worded otherwise."""
     edges = re.findall(r"(\w+) is a (\w+)\.", question)
     asked = re.search(r"Is (\w+) a (\w+) or (\w+)\?$", question)
     if not asked:
-        raise ValueError(f"{question[-40:]!r} does not end as ProsQA's questions do: Is Max a apus "
-                         "or bpus?")
+        raise UserError(f"{question[-40:]!r} does not end as ProsQA's questions do: Is Max a apus "
+                        "or bpus?")
     entity, *options = asked.groups()
     return edges, entity, options
 
@@ -207,7 +207,7 @@ def distances(node, neighbors):
 
 
 class Graph:
-    """A ProsQA problem, read off its text. A node is its name. ValueError for another wording."""
+    """A ProsQA problem, read off its text. A node is its name. UserError for another wording."""
 
     def __init__(self, example):
         edges, self.root, self.options = read_question(example.question)
@@ -217,7 +217,7 @@ class Graph:
         self.concepts = sorted({child for _, child in edges})  # all but the entities
         self.target = example.answer.split(" ")[-1].rstrip(".")
         if self.target not in self.concepts:
-            raise ValueError(f"the answer {example.answer!r} names none of the problem's concepts")
+            raise UserError(f"the answer {example.answer!r} names none of the problem's concepts")
 
     def below(self, node):
         """{node: hops to it} of all that can be reached."""
@@ -225,10 +225,10 @@ class Graph:
 
     def height(self, node):
         """Hops to the nearest leaf (paper, section 4.4; its Figure 5 says the farthest).
-        ValueError if there is none, which in ProsQA's own problems cannot be."""
+        UserError if there is none, which in ProsQA's own problems cannot be."""
         leaves = [hops for leaf, hops in self.below(node).items() if leaf not in self.children]
         if not leaves:
-            raise ValueError(f"the rules below {node} lead round in a circle, and nowhere else")
+            raise UserError(f"the rules below {node} lead round in a circle, and nowhere else")
         return min(leaves)
 
     def leads_to_target(self, node):

@@ -1,4 +1,4 @@
-"""The record of a problem, how it is scored, and what a task's file says of its sizes."""
+"""The record of a problem, how it is scored, what a task's file says of its sizes; UserError."""
 from typing import NamedTuple
 
 
@@ -23,3 +23,8 @@ def is_correct(written, answer):
     """Whether the text after the last "#" is the answer, commas aside. Official run.py:199, 469."""
     final = written.split("#")[-1].replace(",", "").strip()
     return "#" in written and final == answer.replace(",", "").strip()
+
+
+class UserError(ValueError):
+    """A user's mistake, told in a sentence that names the mend. Commands end with that sentence;
+    every other exception is a bug and shows its traceback."""

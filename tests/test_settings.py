@@ -15,7 +15,8 @@ from conftest import ROOT
 from curriculum import last_stage, stage_at
 from harness.settings import DEFAULTS, complete, defaults
 from harness.start import load_run, start_model
-from tasks import TASKS
+from model import GPT
+from tasks import TASKS, prontoqa
 from tasks.common import problems
 from test_train import ICOT, PRONTOQA, PROSQA, STAGES, TINY, train
 
@@ -297,3 +298,39 @@ def test_gpt2s_weights_get_the_new_tokens_and_train(tmp_path, needs_gpt2_vocabul
     printed = asked(capsys, "--init", tmp_path / "pytorch_model.bin", "--question", "Once upon",
                     "--max_new_tokens", 3)
     assert "Once upon" in printed
+
+
+# ---------------------------------------------------------------------------------------------
+# A fork's bugs show their tracebacks
+
+def bug(*args, **kwargs):
+    raise ValueError("of the fork")
+
+
+def test_a_bug_in_a_generator_is_no_users_mistake(tmp_path, monkeypatch):
+    monkeypatch.setattr(prontoqa, "draw", bug)
+    with pytest.raises(ValueError, match="of the fork"):
+        train(*PRONTOQA, *TINY, "--out_dir", tmp_path)
+
+
+def test_a_bug_in_the_loop_or_the_model_is_no_users_mistake(tmp_path, monkeypatch):
+    train(*PRONTOQA, *TINY, "--max_steps", 1, "--out_dir", tmp_path)
+    question = ["--ckpt", str(tmp_path / "ckpt.pt"), "--question", "Is it?"]
+    for place in (("sample.think", "model.think"), ("model.GPT.__init__",)):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match="of the fork"):
+            for name in place:
+                patch.setattr(name, bug)
+            sample.main(question)
+
+
+def test_a_checkpoint_says_all_names_that_differ_from_the_models(tmp_path, monkeypatch):
+    train(*PRONTOQA, *TINY, "--max_steps", 1, "--out_dir", tmp_path)
+    init = GPT.__init__
+
+    def with_a_projection(model, config):
+        init(model, config)
+        model.project = torch.nn.Linear(config.n_embd, config.n_embd)
+
+    monkeypatch.setattr(GPT, "__init__", with_a_projection)
+    with pytest.raises(ValueError, match="(?s)holds other weights.*project.weight.*project.bias"):
+        load_run(tmp_path / "ckpt.pt")

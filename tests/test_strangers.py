@@ -291,7 +291,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, good_run):
                    {"encoding": {**ckpt["encoding"], "special_tokens": {}}},
                    {"model": {**ckpt["model"], "wte.weight": torch.zeros(2, 2)}}):
         torch.save({**ckpt, **change}, tmp_path / "ckpt.pt")
-        with pytest.raises(ValueError, match="no checkpoint of this version of train.py: "):
+        with pytest.raises(ValueError, match="no checkpoint of this version|holds other weights"):
             load_run(tmp_path / "ckpt.pt")
 
 
