@@ -191,8 +191,8 @@ def main(argv=None):
         records = problems(args.task, args.n, args.seed, args.split, balanced=args.balanced, **size)
         with open(args.out, "w", encoding="utf-8") as file:
             json.dump(records, file)
-    except (UserError, OSError) as error:
-        raise SystemExit(f"data.py: {error}")
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        raise SystemExit(f"data.py: {str(error) or 'stopped'}")
     print(f"wrote {len(records)} problems to {args.out}")
 
 

@@ -87,6 +87,7 @@ class GPT(nn.Module):
     hidden state, `lm_head` makes logits of hidden states."""
     def __init__(self, config):
         super().__init__()
+        assert config.n_embd % config.n_head == 0, config
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
@@ -95,8 +96,7 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight  # tied, as in GPT-2
-        # GPT-2's start of the weights, but all except wte take 0.02 * sqrt(768 / C) for its 0.02.
-        std = 0.02 * (768 / config.n_embd) ** 0.5
+        std = 0.02 * (768 / config.n_embd) ** 0.5  # GPT-2's 0.02; in other widths wte alone has it
         for module in self.modules():  # by type: all others keep the start that torch gives them
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=std)
@@ -135,19 +135,19 @@ class GPT(nn.Module):
         torch.hub; of a file with their layout; or of the pytorch_model.bin in a folder. What is no
         GPT-2 raises whatever error Python or torch has for it."""
         path = Path(source, "pytorch_model.bin") if Path(source).is_dir() else Path(source)
-        if source in GPT2_SHA256:
-            path = Path(torch.hub.get_dir(), "checkpoints", f"{source}.bin")
+        if source in GPT2_SHA256 and not path.exists():
+            path = Path(torch.hub.get_dir(), source, "pytorch_model.bin")
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(GPT2_URL.format(source), path, GPT2_SHA256[source])
         tensors = our_names(torch.load(path, map_location="cpu", weights_only=True))
         (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
         n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
-        n_head, config_file = max(1, n_embd // 64), path.with_name("config.json")
-        if source not in GPT2_SHA256 and config_file.exists():
-            n_head = json.loads(config_file.read_text())["n_head"]
-        elif source not in GPT2_SHA256:
-            print(f"no {config_file}: {n_head} heads, of 64 columns each as in OpenAI's models")
+        config = path.with_name("config.json")
+        n_head = json.loads(config.read_text()).get("n_head") if config.exists() else None
+        if n_head is None:
+            n_head = max(1, n_embd // 64)
+            print(f"no n_head in {config}: {n_head} heads, of 64 columns each as OpenAI's have")
         model = cls(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout))
         model.load_state_dict(tensors)
         return model
@@ -221,7 +221,7 @@ def generate(model, ids, is_thought, is_real, max_new_tokens, end_id, temperatur
     the last column. Latent mode first, by `think`; then language mode on the same cache, a token at
     a time in all rows, until each has written end_id or max_new_tokens, or has filled its block.
     Above temperature 0 torch's global generator draws tokens. Official coconut.py:200-262."""
-    assert is_real[:, -1].all(), "pad prompts on the left"
+    assert is_real[:, -1].all() and not (model.training and model.config.dropout), "eval; pad left"
     start = min([*is_thought.any(dim=0).nonzero().flatten().tolist(), ids.size(1)])
     hidden, cache = think(model, ids, is_thought, is_real, start, on_thought)
     room = model.config.block_size + 1 - is_real.sum(dim=1)  # (B,) a last token needs no position

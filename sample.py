@@ -70,8 +70,8 @@ def nearest_tokens(model, thought, enc, top):
 def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     """Print a question, its k thoughts, what the model writes and whether that is the answer."""
     print(f"question   {question}")
-    words = re.findall(enc._pat_str, question) if enc.name == "words" else []
-    if unseen := {word.strip() for word in words if len(enc.encode_ordinary(word)) > 1}:
+    words = {w.strip() for w in re.findall(enc._pat_str, question)} if enc.name == "words" else ()
+    if unseen := [w for w in words if all(len(enc.encode_ordinary(s + w)) > 1 for s in ("", " "))]:
         print(f"note       words never seen in training: {', '.join(sorted(unseen))}")
     ids = prompt(encode_question(question, enc), k, c, markers_of(enc))
     if len(ids) > model.config.block_size:

@@ -13,26 +13,25 @@ from tasks.record import UserError
 def load_gpt2(source, dropout=0.0):
     """(model, Encoding) of what GPT.from_pretrained takes; the model has rows for our special
     tokens. UserError, in a sentence, for anything else."""
-    path = source if not os.path.isdir(source) else os.path.join(source, "pytorch_model.bin")
-    if source in GPT2_SHA256:  # where from_pretrained keeps it
-        path = os.path.join(torch.hub.get_dir(), "checkpoints", f"{source}.bin")
-    elif not os.path.exists(path):
+    fetched = source in GPT2_SHA256 and not os.path.exists(source)  # as from_pretrained does it
+    folder = os.path.join(torch.hub.get_dir(), source) if fetched else source
+    path = os.path.join(folder, "pytorch_model.bin") if fetched or os.path.isdir(source) else source
+    if not (fetched or os.path.exists(path)):
         raise UserError(f"no weights at {path}: name a file, or {', '.join(GPT2_SHA256)}")
-    elif is_checkpoint(read_torch(path)):
+    if not fetched and is_checkpoint(read_torch(path)):
         raise UserError(f"{path} is a checkpoint of train.py: name it by --ckpt")
     try:
         model = GPT.from_pretrained(source, dropout)
     except KeyError as error:
         raise UserError(f"{path} holds no GPT-2: it has no matrix {error.args[0]}") from None
-    except OSError as error:  # the network's
-        raise UserError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it where "
-                        "there is a network, and give its path instead") from None
-    except Exception as error:  # missing, unexpected or misshapen tensors, or half a file
-        kept = source in GPT2_SHA256 and os.path.exists(path)
-        again = ": delete it, to fetch it again" if kept else ""
+    except Exception as error:  # the network's; missing or misshapen tensors; half a file
+        if not os.path.exists(path):
+            raise UserError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it "
+                            "where there is a network, and give its path instead") from None
+        again = ": delete it, to fetch it again" if fetched else ""
         raise UserError(f"{path} holds no whole GPT-2 ({error}){again}") from None
     enc = gpt2_encoding()
-    if model.config.vocab_size not in (50257, 50260, enc.n_vocab):  # 50260: an official Coconut's
+    if not 50257 <= model.config.vocab_size <= enc.n_vocab:
         raise UserError(f"{path} has {model.config.vocab_size} tokens, which are not GPT-2's")
     grow_vocab(model, enc.n_vocab, like=enc.encode_single_token("<<"))  # as official run.py:145-157
     return model, enc

@@ -82,10 +82,15 @@ def test_the_number_of_heads_comes_from_the_config_beside_the_weights(tmp_path, 
     path = tmp_path / "pytorch_model.bin"
     torch.save(released_file(), path)
     assert GPT.from_pretrained(path).config.n_head == 2
-    assert f"no {tmp_path / 'config.json'}: 2 heads, of 64 columns each" in capsys.readouterr().out
+    assert f"no n_head in {tmp_path / 'config.json'}: 2 heads, of 64" in capsys.readouterr().out
     (tmp_path / "config.json").write_text('{"n_head": 4}')
     assert GPT.from_pretrained(path).config.n_head == 4
     assert not capsys.readouterr().out
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert GPT.from_pretrained(path).config.n_head == 2
+    (tmp_path / "config.json").write_text('{"n_head": 3}')
+    with pytest.raises(ValueError, match="holds no whole GPT-2 .*n_head=3"):
+        load_gpt2(str(path))
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", "base_causallm.transformer.",
@@ -153,7 +158,7 @@ def test_a_file_without_weights_is_refused_and_its_code_is_not_run(tmp_path):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """The file that is downloaded as gpt2-medium, to tmp_path/hub/checkpoints."""
+    """The file that is downloaded as gpt2-medium, to tmp_path/hub/gpt2-medium."""
     folder = tmp_path / "served"
     folder.mkdir()
     monkeypatch.setattr("model.GPT2_URL", folder.as_uri() + "/{}.bin")
@@ -166,7 +171,8 @@ def test_a_released_model_is_downloaded_once(tmp_path, served):
     expected = logits_of(GPT.from_pretrained(served).eval(), [7, 8, 9])
     model = GPT.from_pretrained("gpt2-medium").eval()
     assert torch.equal(logits_of(model, [7, 8, 9]), expected)
-    assert [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == [served.name]
+    kept, = (tmp_path / "hub" / "gpt2-medium").iterdir()
+    assert kept.name == "pytorch_model.bin"
     served.unlink()
     model = GPT.from_pretrained("gpt2-medium").eval()
     assert torch.equal(logits_of(model, [7, 8, 9]), expected)
@@ -175,7 +181,7 @@ def test_a_released_model_is_downloaded_once(tmp_path, served):
 def test_half_a_download_is_named_with_the_advice_to_delete_it(tmp_path, served):
     whole = served.read_bytes()
     served.write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(ValueError, match="(?s)checkpoints/gpt2-medium.bin.*delete"):
+    with pytest.raises(ValueError, match="(?s)gpt2-medium/pytorch_model.bin.*delete"):
         load_gpt2("gpt2-medium")
 
 
