@@ -300,6 +300,15 @@ def test_gpt2s_weights_get_the_new_tokens_and_train(tmp_path, needs_gpt2_vocabul
     assert "Once upon" in printed
 
 
+def test_a_run_is_not_resumed_on_fewer_problems_than_it_has_done(tmp_path):
+    path, records = tmp_path / "problems.json", problems("prosqa", 60, 0, nodes=8)
+    path.write_text(json.dumps(records))
+    train("--task", "prosqa", "--data", path, *TINY, "--max_steps", 5, "--out_dir", tmp_path / "run")
+    path.write_text(json.dumps(records[:30]))
+    with pytest.raises(SystemExit, match="has fewer problems than when the run began"):
+        train("--resume", "--out_dir", tmp_path / "run")
+
+
 # ---------------------------------------------------------------------------------------------
 # A fork's bugs show their tracebacks
 
