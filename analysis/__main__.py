@@ -105,6 +105,7 @@ def compare(args):
 def slim(args):
     """Write a run's checkpoint anew with weights in float16 and without the optimizer: a sixth."""
     ckpt = load_run(checkpoint_of(args.run))[0]
+    ckpt["settings"] |= ckpt.pop("unknown")
     ckpt["model"] = {name: tensor.half() for name, tensor in ckpt["model"].items()}
     ckpt["model"]["lm_head.weight"] = ckpt["model"]["wte.weight"]  # one tensor, stored once
     ckpt.pop("optimizer", None)  # a slim one has none

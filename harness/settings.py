@@ -26,6 +26,7 @@ def option(help, default=None, **kwargs):
 @dataclass
 class Options:
     """All options of a run but the sizes of problems. For a default of None see DEFAULTS."""
+    unknown = {}  # settings of a saved run that this version does not have
     task: str = option("what to learn; after --init CKPT the same as there", "prontoqa",
                        choices=list(TASKS))
     method: str = option("what takes the place of the steps", "coconut", choices=list(METHODS))
@@ -97,17 +98,22 @@ Settings = make_dataclass("Settings", bases=(Options,), fields=[  # with an opti
 
 
 def read_settings(saved):
-    """The Settings in a checkpoint or a log, which may have old names. TypeError for other names,
-    UserError for a task or a method that is not here."""
+    """The Settings in a checkpoint or a log, which may have old names. Those that are not here, as
+    of a patch, are said and kept in s.unknown. UserError for a task or a method that is not here."""
     renamed = {"mixed_size": "grow"}
     saved = {renamed.get(name, name): value for name, value in saved.items()}
     if isinstance(saved.get("grow"), bool):  # it had a fixed number of epochs
         saved["grow"] *= {"prontoqa": 2, "prosqa": 6}.get(saved["task"], 0)
     saved.setdefault("optimizer", "adamw")  # there was no other
     saved.pop("icot_smoothing", None)  # an option once, and always 4
-    s = Settings(**saved)
+    known = {f.name for f in fields(Settings)}
+    s = Settings(**{name: value for name, value in saved.items() if name in known})
+    s.unknown = {name: value for name, value in saved.items() if name not in known}
     if s.task not in TASKS or s.method not in METHODS:
         raise UserError(f"no task {s.task}, or no method {s.method}")
+    if s.unknown:
+        told = ", ".join(f"{name} = {value}" for name, value in s.unknown.items())
+        print(f"note: settings that this version does not have: {told}")
     return s
 
 
@@ -145,6 +151,8 @@ DEFAULTS = {
     "max_new_tokens":   (128,    128),
     "save_every":       (10.0,   300.0),
 }
+# What weights of --init bring with them.
+OF_WEIGHTS = ("n_layer", "n_head", "n_embd", "block_size", "tokenizer")
 # What the paper's chains of steps need, which files hold, also from scratch.
 CHAINS = ("c_thought", "eot", "max_latent_stage", "extra_stage", "icot_tokens", "icot_all_beyond")
 
@@ -241,18 +249,18 @@ def label(s):
             words.append(f"--{name}" if value else f"--no-{name}")
         else:
             words.append(f"--{name} {value}")
-    return " ".join(words)
+    return " ".join([*words, *(f"--{name} {value}" for name, value in s.unknown.items())])
 
 
 def unused(s):
-    """{option: why} of those that would change nothing."""
+    """{option: why} of those that change nothing."""
     fill, drop = METHODS[s.method]
     sizes, own = " ".join(SIZES), TASKS[s.task].SIZES
     others = " ".join(name for name in SIZES if name not in own)
     return {name: why for ignored, names, why in [
         (True, others, f"--task {s.task} has the sizes {', '.join(own)}"),
         (not s.generated, sizes + " grow", f"--data {s.data} holds the problems there are"),
-        (s.init != "scratch", "n_layer n_head n_embd block_size tokenizer", "--init has its own"),
+        (s.init != "scratch", " ".join(OF_WEIGHTS), "it has its own"),
         (not fill, "c_thought eot", f"--method {s.method} has no thoughts"),
         (not fill and drop != "stage", "max_latent_stage", f"--method {s.method} has no thoughts"),
         (drop != "stage", "extra_stage uniform_prob epochs_per_stage", "no stages of steps"),
@@ -262,10 +270,13 @@ def unused(s):
 
 
 def check(s, given):
-    """Raise UserError for an option that would change nothing, or for a value without sense."""
+    """Raise UserError for a value without sense, or for one that contradicts given weights; say
+    which options change nothing."""
     for name, why in unused(s).items():
+        if name in given and name in OF_WEIGHTS:
+            raise UserError(f"--{name} contradicts --init {s.init}: {why}")
         if name in given:
-            raise UserError(f"--{name} would change nothing: {why}")
+            print(f"note: --{name} changes nothing: {why}")
     positive = "n_layer n_head n_embd block_size c_thought epochs epochs_per_stage icot_tokens " \
                "icot_all_beyond batch_size micro_batch learning_rate max_new_tokens max_steps"
     counts = "n_train n_valid n_test"

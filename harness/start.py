@@ -45,6 +45,9 @@ def settings_of_resumed_run(given):
     if not os.path.exists(path):
         raise UserError(f"nothing to resume: there is no {path}")
     ckpt = load_run(path)[0]
+    if unknown := ckpt["unknown"]:
+        raise UserError(f"{path} was made with settings that this version does not have: "
+                        f"{', '.join(unknown)}; resume it with the code that made it")
     if "optimizer" not in ckpt:
         raise UserError(f"{path} has no optimizer to go on with: start anew by --init "
                         f"{quote(path)}")
@@ -185,7 +188,7 @@ def load_run(path, device="cpu", dropout=0.0):
         renamed = {"nats": "loss_sum", "learned": "n_targets"}
         ckpt["run"] = {renamed.get(name, name): value for name, value in ckpt["run"].items()}
         s, run = read_settings(ckpt["settings"]), Run(**ckpt["run"])
-        ckpt["settings"] = asdict(s)
+        ckpt["settings"], ckpt["unknown"] = asdict(s), s.unknown
         enc = tiktoken.Encoding(**ckpt["encoding"])
         config = GPTConfig(**ckpt["config"] | {"dropout": dropout})
         if ckpt["model"]["wte.weight"].shape != (config.vocab_size, config.n_embd):

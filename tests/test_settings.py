@@ -13,7 +13,7 @@ import torch
 import sample
 from conftest import ROOT
 from curriculum import last_stage, stage_at
-from harness.settings import DEFAULTS, complete, defaults
+from harness.settings import DEFAULTS, complete, defaults, label, read_settings
 from harness.start import load_run, start_model
 from model import GPT
 from tasks import TASKS, prontoqa
@@ -141,11 +141,7 @@ def test_no_problems_are_drawn_for_the_words_of_a_model_that_has_them(finished_r
     (["--task", "gsm8k", "--data", "balanced"], "balanced must be off for gsm8k"),
     (["--init", "gpt3"], "no weights at gpt3: name a file, or gpt2"),
     (["--hops", "7"], "hops must be 1..6"),
-    (["--nodes", "20"], "--nodes would change nothing"),
-    (["--method", "cot", "--c_thought", "2"], "--c_thought would change nothing"),
-    (["--method", "no_thought", "--no-eot"], "--eot would change nothing"),
-    (["--method", "no_cot", "--uniform_prob", ".1"], "--uniform_prob would change nothing"),
-    (["--init", "gpt2", "--n_layer", "3"], "--n_layer would change nothing"),
+    (["--init", "gpt2", "--n_layer", "3"], "--n_layer contradicts --init gpt2: it has its own"),
     (["--n_embd", "30"], "--n_embd 30 must be even, and a multiple of --n_head"),
     (["--batch_size", "0"], "--batch_size must be more than 0"),
     (["--learning_rate", "nan"], "--learning_rate must be more than 0"),
@@ -300,10 +296,37 @@ def test_gpt2s_weights_get_the_new_tokens_and_train(tmp_path, needs_gpt2_vocabul
     assert "Once upon" in printed
 
 
+@pytest.mark.parametrize("given, note", [
+    ({"nodes": 20}, "--nodes changes nothing: --task prontoqa has the sizes hops, "),
+    ({"method": "cot", "c_thought": 2}, "--c_thought changes nothing: --method cot has no thoughts"),
+    ({"method": "no_thought", "eot": False}, "--eot changes nothing: --method no_thought has no "),
+    ({"method": "no_cot", "uniform_prob": 0.1}, "--uniform_prob changes nothing: no stages"),
+])
+def test_an_option_without_effect_brings_a_note(given, note, capsys):
+    complete(given)
+    assert f"note: {note}" in capsys.readouterr().out
+    complete({})
+    assert not capsys.readouterr().out
+
+
+def test_settings_of_a_patch_are_said_kept_in_the_label_and_not_resumed(tmp_path, capsys):
+    train(*PRONTOQA, *TINY, "--max_steps", 1, "--out_dir", tmp_path)
+    ckpt = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    ckpt["settings"]["noise"] = 0.3
+    torch.save(ckpt, tmp_path / "ckpt.pt")
+    sample.main(["--ckpt", str(tmp_path / "ckpt.pt"), "--question", "Is it?"])
+    told = capsys.readouterr().out
+    assert "note: settings that this version does not have: noise = 0.3\n" in told
+    assert label(read_settings(ckpt["settings"])).endswith(" --noise 0.3")
+    with pytest.raises(SystemExit, match="this version does not have: noise; resume it with the"):
+        train("--resume", "--out_dir", tmp_path)
+
+
 def test_a_run_is_not_resumed_on_fewer_problems_than_it_has_done(tmp_path):
     path, records = tmp_path / "problems.json", problems("prosqa", 60, 0, nodes=8)
     path.write_text(json.dumps(records))
-    train("--task", "prosqa", "--data", path, *TINY, "--max_steps", 5, "--out_dir", tmp_path / "run")
+    train("--task", "prosqa", "--data", path, *TINY, "--n_train", 0, "--max_steps", 5,
+          "--out_dir", tmp_path / "run")
     path.write_text(json.dumps(records[:30]))
     with pytest.raises(SystemExit, match="has fewer problems than when the run began"):
         train("--resume", "--out_dir", tmp_path / "run")

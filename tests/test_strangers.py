@@ -284,7 +284,6 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, good_run):
                    {"config": {**ckpt["config"], "n_layer": 1}}, {"config": {"sizes": 1}},
                    {"run": {"step": 1, "leap": 2}}, {"run": None}, {"settings": None},
                    {"encoding": {**ckpt["encoding"], "pat_str": "("}},
-                   {"settings": {**ckpt["settings"], "option_of_tomorrow": 1}},
                    {"settings": {**ckpt["settings"], "task": "chess"}},
                    {"settings": {**ckpt["settings"], "method": "telepathy"}},
                    {"run": {**ckpt["run"], "stage": "last"}},
