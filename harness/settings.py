@@ -98,8 +98,8 @@ Settings = make_dataclass("Settings", bases=(Options,), fields=[  # with an opti
 
 
 def read_settings(saved):
-    """The Settings in a checkpoint or a log, which may have old names. Those that are not here, as
-    of a patch, are said and kept in s.unknown. UserError for a task or a method that is not here."""
+    """The Settings in a checkpoint or a log, which may have old names. Those that are not here, a
+    patch's say, are told and kept in s.unknown. UserError for a task or method that is not here."""
     renamed = {"mixed_size": "grow"}
     saved = {renamed.get(name, name): value for name, value in saved.items()}
     if isinstance(saved.get("grow"), bool):  # it had a fixed number of epochs

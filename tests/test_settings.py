@@ -298,7 +298,7 @@ def test_gpt2s_weights_get_the_new_tokens_and_train(tmp_path, needs_gpt2_vocabul
 
 @pytest.mark.parametrize("given, note", [
     ({"nodes": 20}, "--nodes changes nothing: --task prontoqa has the sizes hops, "),
-    ({"method": "cot", "c_thought": 2}, "--c_thought changes nothing: --method cot has no thoughts"),
+    ({"method": "cot", "c_thought": 2}, "--c_thought changes nothing: --method cot has no "),
     ({"method": "no_thought", "eot": False}, "--eot changes nothing: --method no_thought has no "),
     ({"method": "no_cot", "uniform_prob": 0.1}, "--uniform_prob changes nothing: no stages"),
 ])
