@@ -30,6 +30,8 @@ def prompts_of(examples, k, c, enc):
 
 def collate_prompts(model, prompts, enc):
     """ids, is_thought, is_real (B, T), as for `generate`, of prompts (lists of ids)."""
+    if (longest := max(map(len, prompts))) > model.config.block_size:
+        raise UserError(f"{longest} tokens do not fit into block_size {model.config.block_size}")
     rows = [(ids, ids, len(ids)) for ids in prompts]  # all end before the same column: the last
     device, thought_id = next(model.parameters()).device, markers_of(enc).thought
     ids, _, is_thought, is_real, _ = collate(rows, thought_id, device)
@@ -74,8 +76,6 @@ def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     if unseen := [w for w in words if all(len(enc.encode_ordinary(s + w)) > 1 for s in ("", " "))]:
         print(f"note       words never seen in training: {', '.join(sorted(unseen))}")
     ids = prompt(encode_question(question, enc), k, c, markers_of(enc))
-    if len(ids) > model.config.block_size:
-        raise UserError(f"{len(ids)} tokens do not fit into block_size {model.config.block_size}")
     if c.fill == "thought":
         thoughts, = thoughts_after(model, [ids], enc)  # (k, C)
         for i, thought in enumerate(thoughts, start=1):

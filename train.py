@@ -39,6 +39,7 @@ def train(s, splits, model, enc, optimizer, run, stop):
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
     began, last_save = time.perf_counter() - run.seconds, time.perf_counter()
     ckpt = quote(checkpoint_of(s))
+
     while run.epoch < s.epochs and (run.step != s.max_steps or run.batch > 0):
         examples = examples_of_epoch(run.epoch)
         epoch_batches = batches(examples, s.batch_size, random.Random(f"{s.seed} {run.epoch}"))

@@ -45,10 +45,7 @@ class Probe:
         return n_thoughts(self.stage, self.c)
 
     def prompts(self, k):
-        prompts, most = prompts_of(self.examples, k, self.c, self.enc), self.model.config.block_size
-        if max(map(len, prompts)) > most:
-            raise UserError(f"{k} thoughts do not fit into the {most} tokens of the model's block")
-        return prompts
+        return prompts_of(self.examples, k, self.c, self.enc)
 
     def written(self, k, on_thought_of=None):
         """What it writes after k thoughts, see sample.answers."""

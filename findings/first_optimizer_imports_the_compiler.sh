@@ -2,7 +2,7 @@
 # Guess: to make an optimizer for one number costs nothing.
 # Seen: with torch 2.13.0 the first optimizer of a process imports torch._dynamo, the front end of
 # torch.compile, though nothing is compiled: hundreds of modules, and seconds on a slow machine. The
-# second optimizer takes a thousandth of that. So a program that trains for a minute, or a test that
+# second optimizer takes less than a millisecond. So a program that trains for a minute, or a test that
 # takes one step, begins with a pause that no profile of its steps shows.
 # Cause: add_param_group is wrapped by torch._compile._disable_dynamo, which imports it when called.
 # Fails if the import, or its share of the time, is gone.

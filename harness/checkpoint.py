@@ -43,7 +43,7 @@ def checkpoint_of(s):
 
 def save_checkpoint(s, run, model, optimizer, enc):
     """Write out_dir/ckpt.pt: all it takes to evaluate, sample, analyze and resume. One rank writes
-    for all. Raises OSError, in a sentence, and then leaves the file as it was."""
+    for all. Raises UserError, and then leaves the file as it was."""
     if RANK > 0:
         return
     ckpt = {"settings": asdict(s), "run": asdict(run), "encoding": encoding_state(enc),

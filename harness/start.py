@@ -11,7 +11,7 @@ from curriculum import METHODS, last_stage, n_thoughts, stage_at
 from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
 from harness.files import is_checkpoint, read_torch
 from harness.gpt2 import load_gpt2
-from harness.checkpoint import Run, machine_of
+from harness.checkpoint import Run, checkpoint_of, machine_of
 from harness.muon import Muon
 from harness.ranks import RANK, RANKS, join
 from harness.settings import Settings, check, complete, read_settings
@@ -90,7 +90,7 @@ def start_run(s):
         model.to(device)
         optimizer, run = new_optimizer(s, model), Run()
     else:
-        ckpt, model, enc = load_run(os.path.join(s.out_dir, "ckpt.pt"), device, s.dropout)
+        ckpt, model, enc = load_run(checkpoint_of(s), device, s.dropout)
         optimizer, run = new_optimizer(s, model), Run(**ckpt["run"])
         optimizer.load_state_dict(ckpt["optimizer"])
         torch.set_rng_state(ckpt["rng"])

@@ -294,6 +294,8 @@ def test_gpt2s_weights_get_the_new_tokens_and_train(tmp_path, needs_gpt2_vocabul
     printed = asked(capsys, "--init", tmp_path / "pytorch_model.bin", "--question", "Once upon",
                     "--max_new_tokens", 3)
     assert "Once upon" in printed
+    with pytest.raises(SystemExit, match="do not fit into block_size 256"):
+        sample.main(["--init", str(tmp_path / "pytorch_model.bin"), "--question", "Once " * 300])
 
 
 @pytest.mark.parametrize("given, note", [
