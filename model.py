@@ -130,10 +130,10 @@ class GPT(nn.Module):
         return self.ln_f(x), grown
 
     @classmethod
-    def from_pretrained(cls, source, dropout=0.0):
+    def from_pretrained(cls, source, dropout=0.0, **options):
         """A GPT with the weights of gpt2, gpt2-medium, gpt2-large or gpt2-xl, fetched once by
-        torch.hub; of a file with their layout; or of the pytorch_model.bin in a folder. What is no
-        GPT-2 raises whatever error Python or torch has for it."""
+        torch.hub; of a file with their layout; or of the pytorch_model.bin in a folder. options:
+        more of GPTConfig. What is no GPT-2 raises whatever Python or torch has for it."""
         path = Path(source, "pytorch_model.bin") if Path(source).is_dir() else Path(source)
         if source in GPT2_SHA256 and not path.exists():
             path = Path(torch.hub.get_dir(), source, "pytorch_model.bin")
@@ -148,7 +148,7 @@ class GPT(nn.Module):
         if n_head is None:
             n_head = max(1, n_embd // 64)
             print(f"no n_head in {config}: {n_head} heads, of 64 columns each as OpenAI's have")
-        model = cls(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout))
+        model = cls(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, **options))
         model.load_state_dict(tensors)
         return model
 

@@ -8,8 +8,7 @@ Train a model to reason in continuous thoughts: one loop for all tasks and eight
 
 Each batch asks the curriculum for its stage. With coconut a new stage replaces one more written
 step by thoughts. After every epoch the model answers the validation problems as at test time.
-What a run needs besides is in harness/: options (settings.py), its start (start.py), its files and
-signals (checkpoint.py), several GPUs (ranks.py).
+What a run needs besides is in harness/: options, its start, its files, several GPUs.
 """
 import math
 import os
@@ -22,23 +21,22 @@ import torch
 
 from curriculum import NO_LOSS, build, n_thoughts, stage_at
 from data import batches, collate, count_targets, encode, markers_of
-from harness.checkpoint import Stop, checkpoint_of, save_checkpoint, save_log
+from harness.checkpoint import checkpoint_of, save_checkpoint, save_log
 from harness.ranks import RANK, leave, micro_batches, share, sum_gradients, total
 from harness.settings import parse
-from harness.start import settings_of_new_run, settings_of_resumed_run, start_run
+from harness.start import settings_of_run, start_run
 from model import supervised_loss, think
 from sample import answers, prompts_of
 from tasks.common import checksum
 from tasks.record import UserError, is_correct
 
 
-def train(s, splits, model, enc, optimizer, run, stop):
+def train(s, splits, model, enc, optimizer, run):
     """Take a Run through its curriculum; returns its results on the test split."""
     examples_of_epoch, valid, test = splits
     c, marks, device = s.curriculum(), markers_of(enc), next(model.parameters()).device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
     began, last_save = time.perf_counter() - run.seconds, time.perf_counter()
-    ckpt = quote(checkpoint_of(s))
 
     while run.epoch < s.epochs and (run.step != s.max_steps or run.batch > 0):
         examples = examples_of_epoch(run.epoch)
@@ -69,13 +67,13 @@ def train(s, splits, model, enc, optimizer, run, stop):
                 (loss / n_targets).backward()  # gradients add up to those of the batch's mean
                 loss_sum += loss.item()
             sum_gradients(model)  # over the ranks, if there are several
-            loss_sum, stopping = total([loss_sum, stop.asked], device)
+            loss_sum, = total([loss_sum], device)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip or math.inf)
             if not math.isfinite(loss_sum + norm):
-                raise UserError(
-                    f"at step {run.step + 1} the loss is {loss_sum / n_targets:.3g}, the norm of "
-                    f"its gradient {norm:.3g}: start anew, or from a little earlier by --init "
-                    f"{ckpt}, with a smaller --learning_rate, --grad_clip 1, or --dtype float32")
+                raise UserError(f"at step {run.step + 1} the loss is {loss_sum / n_targets:.3g}, "
+                                f"the norm of its gradient {norm:.3g}: start anew, or from a "
+                                f"little earlier by --init {quote(checkpoint_of(s))}, with a "
+                                "smaller --learning_rate, --grad_clip 1, or --dtype float32")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(s, run, n_batches)
             optimizer.step()
@@ -90,17 +88,14 @@ def train(s, splits, model, enc, optimizer, run, stop):
                 print(f"epoch {run.epoch + 1}/{s.epochs}  stage {stage}  step {run.step}/{last}  "
                       f"loss {run.loss_sum / run.n_targets:.4f}  {run.step / run.seconds:.2f} "
                       f"steps/s  {left // 60}:{left % 60:02} left", flush=True)
-            if (stopping or run.batch == n_batches or run.step == s.max_steps
+            if (run.batch == n_batches or run.step == s.max_steps
                     or time.perf_counter() > last_save + s.save_every):
                 save_checkpoint(s, run, model, optimizer, enc)
                 last_save = time.perf_counter()
-            if stopping:
-                leave()  # once rank 0 has written, all stop
-                stop.now()
         if run.batch < n_batches:  # --max_steps, amid an epoch
             break
 
-        with autocast, stop.at_once():
+        with autocast:
             result = evaluate(model, valid, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
         run.seconds = time.perf_counter() - began
         train_loss = run.loss_sum / run.n_targets
@@ -115,16 +110,21 @@ def train(s, splits, model, enc, optimizer, run, stop):
         save_checkpoint(s, run, model, optimizer, enc)
         save_log(s, run, device)
 
-    with autocast, stop.at_once():
+    with autocast:
         result = evaluate(model, test, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
     line = {"stage": run.stage, "step": run.step, "seconds": round(run.seconds, 1),
             **{f"test_{name}": value for name, value in result.items()}}
-    save_log(s, run, device, line)
     print(f"\ntest accuracy {result['accuracy']:.1%} on {result['n']} problems never trained on, "
           f"at stage {run.stage}, with {result['tokens']:.1f} tokens a problem")
+    if s.max_steps == 0:
+        print(f"test loss {result['loss']:.4f} nats a token; nothing was trained or saved")
+        return line
+    save_log(s, run, device, line)
+    if s.quick:
+        print("this was a smoke run (--quick): its accuracy is no result")
     if run.epoch < s.epochs:
         print(f"go on:  python train.py --out_dir {quote(s.out_dir)} --resume")
-    print(f"look:   python sample.py --ckpt {ckpt} --index 0")
+    print(f"look:   python sample.py --ckpt {quote(checkpoint_of(s))} --index 0")
     return line
 
 
@@ -180,16 +180,18 @@ def print_stage(stage, examples, c, enc):
 def main(argv=None):
     if RANK > 0:  # rank 0 prints for all
         sys.stdout = open(os.devnull, "w")
-    given = parse(argv)
+    s = None
     try:
-        s = (settings_of_resumed_run if given.get("resume") else settings_of_new_run)(given)
-        begun = start_run(s)
-        with Stop(s.out_dir) as stop:
-            result = train(s, *begun, stop)
+        s = settings_of_run(parse(argv))
+        result = train(s, *start_run(s))
     except UserError as error:  # a wrong option or file, a full disk, a loss of nan
         raise SystemExit(f"train.py: {error}")
     except KeyboardInterrupt:
-        raise SystemExit("train.py: stopped before its first step")
+        go_on = s and s.lock and f"; go on:  python train.py --out_dir {quote(s.out_dir)} --resume"
+        raise SystemExit(f"\nstopped{go_on or ''}")
+    finally:
+        if s and s.lock:
+            s.lock.close()  # of its folder
     leave()
     return result
 

@@ -18,14 +18,12 @@ def write_whole(path, mode, write):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # torch.save hides the first behind the second
         if os.path.exists(part):
             os.remove(part)
-        if isinstance(error.__context__, OSError):  # torch.save hides it behind an error of its own
-            error = error.__context__
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise UserError(f"cannot write {path} ({reason}): what it held before is still there; once "
-                      "the reason is gone, try again (a run of train.py by --resume)") from None
+                        "the reason is gone, try again (a run of train.py by --resume)") from None
 
 
 def read_torch(path):

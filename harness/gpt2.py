@@ -10,9 +10,10 @@ from model import GPT, GPT2_SHA256, GPT2_URL
 from tasks.record import UserError
 
 
-def load_gpt2(source, dropout=0.0):
-    """(model, Encoding) of what GPT.from_pretrained takes; the model has rows for our special
-    tokens. UserError, in a sentence, for anything else."""
+@torch.no_grad()
+def load_gpt2(source, **options):
+    """(model, Encoding) of what GPT.from_pretrained takes, with rows for our special tokens, and
+    options of GPTConfig. UserError, in a sentence, for anything else."""
     fetched = source in GPT2_SHA256 and not os.path.exists(source)  # as from_pretrained does it
     folder = os.path.join(torch.hub.get_dir(), source) if fetched else source
     path = os.path.join(folder, "pytorch_model.bin") if fetched or os.path.isdir(source) else source
@@ -21,28 +22,20 @@ def load_gpt2(source, dropout=0.0):
     if not fetched and is_checkpoint(read_torch(path)):
         raise UserError(f"{path} is a checkpoint of train.py: name it by --ckpt")
     try:
-        model = GPT.from_pretrained(source, dropout)
-    except KeyError as error:
-        raise UserError(f"{path} holds no GPT-2: it has no matrix {error.args[0]}") from None
+        model = GPT.from_pretrained(source, **options)
     except Exception as error:  # the network's; missing or misshapen tensors; half a file
         if not os.path.exists(path):
             raise UserError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it "
                             "where there is a network, and give its path instead") from None
         again = ": delete it, to fetch it again" if fetched else ""
-        raise UserError(f"{path} holds no whole GPT-2 ({error}){again}") from None
-    enc = gpt2_encoding()
-    if not 50257 <= model.config.vocab_size <= enc.n_vocab:
-        raise UserError(f"{path} has {model.config.vocab_size} tokens, which are not GPT-2's")
-    grow_vocab(model, enc.n_vocab, like=enc.encode_single_token("<<"))  # as official run.py:145-157
+        reason = f"it has no matrix {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} holds no whole GPT-2 ({reason}){again}") from error
+    enc, old = gpt2_encoding(), model.wte.weight
+    if not 50257 <= len(old) <= enc.n_vocab:
+        raise UserError(f"{path} has {len(old)} tokens, which are not GPT-2's")
+    new = old[enc.encode_single_token("<<")].expand(enc.n_vocab - len(old), -1)  # run.py:145-157
+    model.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
+    model.lm_head = nn.Linear(model.config.n_embd, enc.n_vocab, bias=False, device="meta")
+    model.lm_head.weight = model.wte.weight  # tied
+    model.config.vocab_size = enc.n_vocab
     return model, enc
-
-
-@torch.no_grad()
-def grow_vocab(model, vocab_size, like):
-    """Grow the embedding, and the head tied to it, to vocab_size rows: copies of row `like`."""
-    old = model.wte.weight
-    new_rows = old[like].expand(vocab_size - len(old), -1)
-    model.wte = nn.Embedding.from_pretrained(torch.cat([old, new_rows]), freeze=False)
-    model.lm_head = nn.Linear(model.config.n_embd, vocab_size, bias=False, device="meta")
-    model.lm_head.weight = model.wte.weight
-    model.config.vocab_size = vocab_size

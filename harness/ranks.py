@@ -13,7 +13,8 @@ import os
 import torch
 import torch.distributed as dist
 
-RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+RANKS = int(os.environ.get("WORLD_SIZE", 1))
+RANK = int(os.environ["RANK"]) if RANKS > 1 else 0  # clusters may leave a RANK to single processes
 
 
 def join(device):
@@ -49,12 +50,10 @@ def sum_gradients(model):
         return
     parameters = list(model.parameters())
     used = total([p.grad is not None for p in parameters], parameters[0].device)
-    parameters = [p for p, by_some in zip(parameters, used) if by_some]
-    for p in parameters:
+    for p in [p for p, by_some in zip(parameters, used) if by_some]:
         if p.grad is None:  # this rank had no share of the batch
             p.grad = torch.zeros_like(p)
-    for handle in [dist.all_reduce(p.grad, async_op=True) for p in parameters]:
-        handle.wait()
+        dist.all_reduce(p.grad)
 
 
 def total(numbers, device):
@@ -64,3 +63,11 @@ def total(numbers, device):
     tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def of_rank_0(value):
+    """The value that rank 0 has."""
+    values = [value]
+    if RANKS > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -9,57 +9,49 @@ import torch
 
 from curriculum import METHODS, last_stage, n_thoughts, stage_at
 from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
-from harness.files import is_checkpoint, read_torch
-from harness.gpt2 import load_gpt2
 from harness.checkpoint import Run, checkpoint_of, machine_of
+from harness.files import is_checkpoint, read_torch
+from harness.folder import claim_folder, newest_run
+from harness.gpt2 import load_gpt2
 from harness.muon import Muon
 from harness.ranks import RANK, RANKS, join
 from harness.settings import Settings, check, complete, read_settings
 from model import GPT, GPTConfig
-from tasks.common import GENERATED, load_splits, read_examples, unrepeated
+from tasks.common import GENERATED, checksum, load_splits, read_examples, unrepeated
 from tasks.record import UserError
 
 
-def settings_of_new_run(given):
-    """Settings of the options given. UserError if the run's folder cannot be had."""
-    s = complete(given, saved_settings(given.get("init", "scratch")))
-    try:
-        os.makedirs(s.out_dir, exist_ok=True)
-        held = [name for name in os.listdir(s.out_dir) if not name.endswith(".tmp")]
-    except OSError as error:
-        raise UserError(f"cannot make the folder {s.out_dir} ({error.strerror}): choose another "
-                        "--out_dir") from None
-    if "ckpt.pt" in held:
-        raise UserError(f"{s.out_dir} holds a run: --resume it, or choose another --out_dir")
-    if held and RANK == 0:  # the other ranks may find what this one has begun to write
-        raise UserError(f"{s.out_dir} is not empty: choose another --out_dir")
-    return s
+def settings_of_run(given):
+    """Settings of a new run, or of one that is resumed. given: what parse returns. UserError if its
+    options contradict each other or the checkpoint."""
+    if given.get("resume"):
+        return settings_of_resumed_run(given)
+    return complete(given, saved_settings(given.get("init", "scratch")))
 
 
 def settings_of_resumed_run(given):
-    """Those of the checkpoint. UserError if an option contradicts them; a few are free."""
     free = {"resume", "out_dir", "device", "epochs", "micro_batch", "max_steps", "save_every"}
-    task, method = given.get("task", Settings.task), given.get("method", Settings.method)
-    out_dir = given.get("out_dir") or f"out/{task}-{method}"
-    path = os.path.join(out_dir, "ckpt.pt")
+    task, method = given.get("task", "prontoqa"), given.get("method", "coconut")
+    folder = given.get("out_dir") or newest_run(f"out/{task}-{method}")
+    path = os.path.join(folder, "ckpt.pt")
     if not os.path.exists(path):
         raise UserError(f"nothing to resume: there is no {path}")
-    ckpt = load_run(path)[0]
-    if unknown := ckpt["unknown"]:
+    ckpt, *_ = load_run(path)
+    if ckpt["unknown"]:
         raise UserError(f"{path} was made with settings that this version does not have: "
-                        f"{', '.join(unknown)}; resume it with the code that made it")
-    if "optimizer" not in ckpt:
+                        f"{', '.join(ckpt['unknown'])}; resume it with the code that made it")
+    if not {"optimizer", "rng"} <= ckpt.keys():
         raise UserError(f"{path} has no optimizer to go on with: start anew by --init "
                         f"{quote(path)}")
-    saved, steps = ckpt["settings"], ckpt["run"]["step"]
+    saved, step = ckpt["settings"], ckpt["run"]["step"]
     epochs = ckpt["run"]["epoch"] + (ckpt["run"]["batch"] > 0)
     for name, value in given.items():
         if name not in free and value != saved[name]:
             raise UserError(f"--{name} is {value}, but {saved[name]} in the run of {path}")
-    if given.get("max_steps", steps) < steps or given.get("epochs", epochs) < epochs:
-        raise UserError(f"{path} is at step {steps} of epoch {epochs}: --max_steps and --epochs "
+    if given.get("max_steps", step) < step or given.get("epochs", epochs) < epochs:
+        raise UserError(f"{path} is at step {step} of epoch {epochs}: --max_steps and --epochs "
                         "must not be less")
-    s = Settings(**saved | {"max_steps": None} | given | {"out_dir": out_dir})
+    s = Settings(**saved | {"max_steps": None, "out_dir": folder} | given)
     check(s, {})
     return s
 
@@ -70,13 +62,16 @@ def saved_settings(path):
     return Settings(**load_run(path)[0]["settings"]) if is_checkpoint(saved) else None
 
 
-def start_run(s):
+def start_run(s, saved=True):
     """(splits, model, Encoding, optimizer, Run): all that train.py's loop needs besides Settings,
     for a new run or a resumed one. splits as load_splits has them, of problems that fit. Sets
-    s.steps by the problems, if they come from files."""
+    s.out_dir, unless nothing is to be saved; and s.steps by the problems, if they come from files.
+    """
     torch.manual_seed(s.seed)
     device = pick_device(s.device)
     join(device)
+    if s.resume:
+        claim_folder(s)
     print(f"on {device}: {machine_of(device)}, {torch.get_num_threads()} threads, torch "
           f"{torch.__version__}", flush=True)
     drawn, valid, test = load_splits(s.data, s.task, s.size(), s.grow, s.seed, s.n_train,
@@ -85,34 +80,37 @@ def start_run(s):
     if not s.generated and s.steps:
         lines = [line_of(step) for example in drawn(0) for step in example.steps]
         s.steps = "sentences" if any(line.endswith("\n") for line in lines) else "names"
+    seen = checksum([*(() if s.generated else drawn(0)), *valid, *test])
     if not s.resume:
-        model, enc = start_model(s, drawn)
-        model.to(device)
-        optimizer, run = new_optimizer(s, model), Run()
+        model, enc, stage = start_model(s, drawn)
+        optimizer, run = new_optimizer(s, model.to(device)), Run(stage=stage, problems=seen)
     else:
-        ckpt, model, enc = load_run(checkpoint_of(s), device, s.dropout)
+        ckpt, model, enc = load_run(checkpoint_of(s), device)
         optimizer, run = new_optimizer(s, model), Run(**ckpt["run"])
-        optimizer.load_state_dict(ckpt["optimizer"])
-        torch.set_rng_state(ckpt["rng"])
+        if run.problems not in ("", seen):
+            raise UserError(f"{s.data} has other problems than when the run began: start anew")
+        try:
+            optimizer.load_state_dict(ckpt["optimizer"])
+            torch.set_rng_state(ckpt["rng"])
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{checkpoint_of(s)} cannot be resumed ({error})") from error
         if device.type == "cuda" and "cuda_rng" in ckpt:  # a run may have moved from a CPU
             torch.cuda.set_rng_state(ckpt["cuda_rng"], device)
     if RANK > 0:  # dropout differs in every rank
         torch.manual_seed(s.seed + 1_000_003 * RANK + run.step)
 
-    def fit(examples):
-        return fitting(examples, enc, s.curriculum(), model.config.block_size)
-
     c = s.curriculum()
     if stage_at(s.epochs - 1e-3, c) < last_stage(c):
         print(f"note: {s.epochs} epochs end before stage {last_stage(c)}, the last")
+
+    def fit(examples):
+        return fitting(examples, enc, c, model.config.block_size)
+
     in_files = None if s.generated else fit(drawn(0))  # the same in every epoch
-    if in_files and (run.batch - 1) * s.batch_size >= len(in_files):
-        raise UserError(f"{s.data} has fewer problems than when the run began")
-
-    def examples_of_epoch(epoch):
-        return fit(drawn(epoch)) if s.generated else in_files
-
-    return (examples_of_epoch, fit(valid), fit(test)), model, enc, optimizer, run
+    if saved and not s.resume and s.max_steps != 0:
+        claim_folder(s)
+    of_epoch = (lambda epoch: fit(drawn(epoch))) if s.generated else (lambda epoch: in_files)
+    return (of_epoch, fit(valid), fit(test)), model, enc, optimizer, run
 
 
 def pick_device(name):
@@ -139,21 +137,22 @@ def new_optimizer(s, model):
 
 
 def start_model(s, drawn):
-    """A model and its Encoding, as --init and --tokenizer say; the problems of the first epoch,
-    drawn(0), give a new one its words."""
+    """A model, its Encoding, and the stage to evaluate it at, as --init, --tokenizer and --stage
+    say; the problems of the first epoch, drawn(0), give a new one its words."""
+    options, stage = s.model_options(), last_stage(s.curriculum())
     if s.init == "scratch":
         enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(map(text_of, drawn(0)))
-        sizes = (s.block_size, enc.n_vocab, s.n_layer, s.n_head, s.n_embd, s.dropout)
-        model = GPT(GPTConfig(*sizes))
+        model = GPT(GPTConfig(vocab_size=enc.n_vocab, **options))
         help_small_models(model)
-        return model, enc
-    if not saved_settings(s.init):
-        return load_gpt2(s.init, s.dropout)
-    ckpt, model, enc = load_run(s.init, dropout=s.dropout)
-    if not METHODS[ckpt["settings"]["method"]].fill:  # then its markers start now
-        rows = model.wte.weight.data
-        rows[list(markers_of(enc))] = rows[enc.encode_ordinary("<<")[0]].clone()
-    return model, enc
+    elif not saved_settings(s.init):
+        model, enc = load_gpt2(s.init, **options)
+    else:
+        ckpt, model, enc = load_run(s.init, **options)
+        stage = ckpt["run"]["stage"]
+        if not METHODS[ckpt["settings"]["method"]].fill:  # then its markers start now
+            rows = model.wte.weight.data
+            rows[list(markers_of(enc))] = rows[enc.encode_ordinary("<<")[0]].clone()
+    return model, enc, (stage if s.stage is None else s.stage) if s.max_steps == 0 else -1
 
 
 @torch.no_grad()
@@ -179,18 +178,17 @@ def help_small_models(model):
         queries[head] = torch.view_as_real(pairs * turn).flatten(1)
 
 
-def load_run(path, device="cpu", dropout=0.0):
-    """(checkpoint dict, model, Encoding) as train.py saved them; UserError for any other file."""
+def load_run(path, device="cpu", **options):
+    """(checkpoint dict, model, Encoding) as train.py saved them; UserError for any other file.
+    options: what its model's config is to have instead of what is saved."""
     ckpt = read_torch(path)
     if not is_checkpoint(ckpt):
         raise UserError(f"{path} is no checkpoint of train.py")
     try:
-        renamed = {"nats": "loss_sum", "learned": "n_targets"}
-        ckpt["run"] = {renamed.get(name, name): value for name, value in ckpt["run"].items()}
         s, run = read_settings(ckpt["settings"]), Run(**ckpt["run"])
         ckpt["settings"], ckpt["unknown"] = asdict(s), s.unknown
         enc = tiktoken.Encoding(**ckpt["encoding"])
-        config = GPTConfig(**ckpt["config"] | {"dropout": dropout})
+        config = GPTConfig(**ckpt["config"] | options)
         if ckpt["model"]["wte.weight"].shape != (config.vocab_size, config.n_embd):
             raise ValueError("its weights have other sizes than its config")
         markers_of(enc)  # fails if a special token is missing
@@ -203,7 +201,7 @@ def load_run(path, device="cpu", dropout=0.0):
         model.load_state_dict(ckpt["model"])
     except Exception as error:  # missing, unexpected or misshapen tensors, or none at all
         raise UserError(f"{path} holds other weights than this version's model: {error}") from error
-    return ckpt, model.to(device), enc
+    return ckpt, model.to(device).eval(), enc
 
 
 def tested_problems(s, source=None):
@@ -212,9 +210,6 @@ def tested_problems(s, source=None):
     split. Of another single file it is all of them."""
     source = source or s.data
     if os.path.isfile(source) and not (os.path.exists(s.data) and os.path.samefile(source, s.data)):
-        if not (s.generated or s.data == "official" or os.path.exists(s.data)):
-            print(f"note: {s.data}, which the run learned from, is not here; if {source} is the "
-                  "same, most of these problems were trained on: go where the run was started")
         return unrepeated(read_examples(source), [], source)
     if source in GENERATED:
         n_valid, n_test = 1, (s.n_test if s.generated else 500)

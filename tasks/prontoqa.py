@@ -1,54 +1,45 @@
 """
-ProntoQA asks whether a statement follows from rules, some of which lead astray at every hop of the
+ProntoQA asks whether a statement follows from facts, some of which lead astray at every hop of the
 proof (Saparov and He, arXiv 2210.01240). One small record, exactly as problems("prontoqa", 1,
-seed=3, hops=2) returns it:
-    {"question": "Yumpuses are hot. Each dumpus is not loud. Every vumpus is a gorpus. Every
-     lempus is not bright. Vumpuses are nervous. Shumpuses are zumpuses. Wumpuses are shumpuses.
-     Shumpuses are bright. Wumpuses are yumpuses. Shumpuses are dumpuses. Wumpuses are slow. Fae
-     is a vumpus. Fae is a wumpus. True or false: Fae is bright.", "steps": ["Fae is a wumpus.
-     Wumpuses are shumpuses.", "Fae is a shumpus. Shumpuses are bright.", "Fae is bright."],
-     "answer": "True"}
+seed=78, hops=2) returns it:
+    {"question": "Grimpuses are numpuses. Grimpuses are spicy. Dumpuses are cold. Yumpuses are
+     aggressive. Lorpuses are small. Lorpuses are rompuses. Dumpuses are yumpuses. Wumpuses are not
+     small. Dumpuses are lorpuses. Lorpuses are brimpuses. Each rompus is red. Rex is a dumpus. Rex
+     is a grimpus. True or false: Rex is small.", "steps": ["Rex is a dumpus. Dumpuses are
+     lorpuses.", "Rex is a lorpus. Lorpuses are small.", "Rex is small."], "answer": "True"}
 
 The generator follows the official one (asaparov/prontoqa at commit f0145b8) with fictional
 concepts, relevant distractors and random order. That one writes a JSON object of raw problems:
-
     {"example1": {"test_example": {"question": .., "query": .., "chain_of_thought": ..}}, ..}
 """
 import re
 
-from tasks.record import STEPS, Example, Size, UserError
+from tasks.record import STEPS, Size, UserError
 
 NO_OFFICIAL = (
     "no ProntoQA files were released: run github.com/asaparov/prontoqa at f0145b8, `python "
-    "run_experiment.py --model-name json --model-size dummy --ordering random --num-trials "
-    "10000 --few-shot-examples 0 --ontology fictional --min-hops 5 --max-hops 5 "
-    "--hops-skip 1`, and pass what it writes: --data 5hop_0shot_random.json")
+    "run_experiment.py --model-name json --model-size dummy --ordering random --num-trials 10000 "
+    "--few-shot-examples 0 --ontology fictional --min-hops 5 --max-hops 5 --hops-skip 1`, and pass "
+    "what it writes: --data 5hop_0shot_random.json")
 SIZES = {"hops": Size(5, range(1, 7), "1..6, as the generator has only 17 concept names"),
          "wording": Size("official", ("official", "every"), "official or every"),
          "steps": STEPS}
 BALANCED = GROWS = True
-
-
-def most_steps(size):
-    """The number of steps of problems of this size."""
-    return size["hops"] + 1 + (size["steps"] == "names")  # the first of the names is the claim
-
-
 SCRATCH = {"hops": 2, "wording": "every", "steps": "names", "grow": 2, "eot": False,
-           "max_latent_stage": most_steps}
+           # A step for each hop, and one for the end. Where they are names, the first is the claim.
+           "max_latent_stage": lambda size: size["hops"] + 1 + (size["steps"] == "names")}
 PAPER = {"n_train": 9000, "n_test": 800, "icot_all_beyond": 104}
 
 
 def read_raw(raw):
-    """The record of one of the official generator's raw problems. Two sentences of the proof make a
+    """Return the record of a raw problem, or None if it is none. Two sentences of the proof are a
     step, as in the official preprocessing/prontoqa.py: 5 hops are 11 sentences, so 6 steps."""
     try:
         raw = raw["test_example"]
         proof = raw["chain_of_thought"]
-        if not isinstance(proof, list):
-            return None
-        return {"question": raw["question"] + " " + raw["query"], "answer": raw["answer"],
-                "steps": [" ".join(proof[i:i + 2]) for i in range(0, len(proof), 2)]}
+        if isinstance(proof, list):
+            return {"question": raw["question"] + " " + raw["query"], "answer": raw["answer"],
+                    "steps": [" ".join(proof[i:i + 2]) for i in range(0, len(proof), 2)]}
     except (TypeError, KeyError):
         return None
 
@@ -64,8 +55,8 @@ PROPERTIES = [family.split() for family in (  # no problem uses a family twice
 
 
 def draw(rng, hops, wording, steps, balanced=False, growth=None):
-    """Return (chain, is_a, negated, dropped, wording, steps): who is what, whose property has a
-    "not", and how problem and proof are written.
+    """Return (chain, is_a, negated, dropped, wording, steps): the concepts on the way, who is what,
+    whose property has a "not", what is left out, and how problem and proof are written.
 
     The chain c1 -> c2 -> .. leads to the property asked about, every ci also to a dead end di;
     e1 -> e2 stands apart; the lure has the opposite property, and is mentioned once only, which
@@ -91,7 +82,7 @@ def draw(rng, hops, wording, steps, balanced=False, growth=None):
 
 
 def word(rng, chain, is_a, negated, dropped, wording, steps):
-    """Return the record. A step is a conclusion and the rule applied next, and the last one bare;
+    """Return the record. A step is a conclusion and the fact applied next, and the last one bare;
     or in bare words the claim, the concepts on the way, and what is concluded."""
     labels = [*negated, "top", "e2", "lure", "x", "y", "z"]
     name = dict(zip(labels, rng.sample(CONCEPTS, len(CONCEPTS))))
@@ -103,70 +94,43 @@ def word(rng, chain, is_a, negated, dropped, wording, steps):
     def a(label):
         return f"{'an' if name[label][0] in 'aeiou' else 'a'} {name[label]}"
 
-    def rule(label, singular, plural):
+    def every(label, singular, plural):
         forms = ("plural", "plural", "Each", "Every")
         form = rng.choice(forms) if wording == "official" else "Every"
         if form == "plural":
             return f"{name[label].capitalize()}es are {plural}."
         return f"{form} {name[label]} is {singular}."
 
-    rules = {(low, high): rule(low, a(high), name[high] + "es") for low, high in is_a}
-    rules |= {label: rule(label, has[label], has[label]) for label in has if label not in dropped}
-    facts = [f"{entity} is {a(label)}." for label in rng.sample([chain[0], "e1"], 2)
+    facts = {(low, high): every(low, a(high), name[high] + "es") for low, high in is_a}
+    facts |= {label: every(label, has[label], has[label]) for label in has if label not in dropped}
+    known = [f"{entity} is {a(label)}." for label in rng.sample([chain[0], "e1"], 2)
              if label not in dropped]
-    text = " ".join(rng.sample(list(rules.values()), len(rules)) + facts)
+    text = " ".join(rng.sample(list(facts.values()), len(facts)) + known)
     truth = rng.random() < 0.5
-    claim = "is " + has[end if truth else "lure"]
-    names = [claim, *(name[label] for label in chain), "is " + has[end]]
-    applied = [rules[pair] for pair in zip(chain, chain[1:])] + [rules[end]]
-    sentences = [f"{entity} is {a(label)}. {then}" for label, then in zip(chain, applied)]
-    return {
-        "question": f"{text} True or false: {entity} {claim}.",
-        "steps": names if steps == "names" else [*sentences, f"{entity} is {has[end]}."],
-        "answer": str(truth),
-    }
+    claim, conclusion = "is " + has[end if truth else "lure"], "is " + has[end]
+    if steps == "names":
+        written = [claim, *(name[label] for label in chain), conclusion]
+    else:
+        applied = [facts[pair] for pair in zip(chain, chain[1:])] + [facts[end]]
+        written = [f"{entity} is {a(label)}. {fact}" for label, fact in zip(chain, applied)]
+        written.append(f"{entity} {conclusion}.")
+    return {"question": f"{text} True or false: {entity} {claim}.", "steps": written,
+            "answer": str(truth)}
 
 
 def guesses(question):
-    """{rule: answer}, None where the rule sees no difference. No rule follows the chain."""
-    text, asked = re.match(r"(.*) True or false: \w+ is (.*)\.$", question).groups()
-    *sign, adjective = asked.split()
+    """Return {shortcut: answer, or None if it sees no difference}. No shortcut follows the chain.
+    Raises UserError if the question is worded otherwise."""
+    asked = re.match(r"(.*) True or false: \w+ is (not )?(\w+)\.$", question)
+    text, sign, adjective = asked.groups() if asked else ("", None, "")
     told = re.findall(rf"(\w+?)(?:es)? (?:is|are) (not )?{adjective}\.", text)  # [(who, sign), ..]
+    if not told:
+        raise UserError("the question does not ask for a property as ProntoQA's do")
     mentions = [len(re.findall(rf"\b{who}", text, re.IGNORECASE)) for who, _ in told]
-
-    def believe(place):
-        return str(told[place][1].split() == sign)
-
-    often = None if mentions.count(max(mentions)) > 1 else believe(mentions.index(max(mentions)))
-    return {
-        "true unless it says not": str(not sign),
-        "the sign at the property's first mention": believe(0),
-        "the sign at its last mention": believe(-1),
-        "the sign of the concept mentioned more often": often,
-    }
-
-
-def last_hops(example, hops):
-    """What is left of a ProntoQA problem once the proof starts so many hops before its end.
-
-    The concepts before, and their dead ends, go with every sentence that mentions them; who was the
-    first of them now is the first that is left. The other sentences stay, word for word."""
-    def concepts(text):
-        return re.findall(r"[a-z]+us(?=(?:es)?\b)", text.lower())
-
-    if not (example.steps and all(concepts(step) for step in example.steps[:-1])
-            and example.steps[-1].endswith(".")):
-        raise UserError("--hops is for problems whose steps are sentences of ProntoQA, not names")
-    start = len(example.steps) - 1 - hops
-    if hops < 1 or start < 0:
-        raise UserError(f"--hops must be 1 to {len(example.steps) - 1}, as many as a problem has "
-                        f"(got {hops})")
-    chain = [concepts(step)[0] for step in example.steps[:-1]]
-    facts = [step.split(". ")[0] for step in example.steps]  # what the proof concludes, in order
-    sentences = [facts[start] if sentence == facts[0] else sentence
-                 for sentence in example.question.split(". ")]
-    gone = set(chain[:start])
-    gone |= {pair[1] for pair in map(concepts, sentences)
-             if len(pair) == 2 and pair[0] in gone} - {*chain[start:start + 1]}
-    kept = [sentence for sentence in sentences if not gone & {*concepts(sentence)}]
-    return Example(". ".join(kept), example.steps[start:], example.answer)
+    agrees = [str(said == (sign or "")) for _, said in told]
+    often = max(mentions)
+    return {"true unless it says not": str(not sign),
+            "the sign at the property's first mention": agrees[0],
+            "the sign at its last mention": agrees[-1],
+            "the sign of the concept mentioned more often":
+                None if mentions.count(often) > 1 else agrees[mentions.index(often)]}

@@ -2,15 +2,13 @@
 ProsQA asks which of two concepts an entity is (paper, appendix A).
 
 The sentences of a question are the edges of a graph, in which the entity leads to one option and
-somebody else to the other. The released files hold lists of such records. One small record, exactly
-as problems("prosqa", 1, seed=1, nodes=8) returns it:
-    {"question": "Every jelpus is a quimpus. Every chorpus is a dumpus. Tom is a dumpus. Tom is a
-     chorpus. Tom is a yimpus. Rex is a jelpus. Is Rex a quimpus or yimpus?", "steps": ["Rex is a
-     jelpus.", "Every jelpus is a quimpus."], "answer": "Rex is a quimpus.", "idx_to_symbol":
-     ["Tom", "Rex", "jelpus", "quimpus", "yimpus", "chorpus", "dumpus"], "edges": [[1, 2], [2, 3],
-     [0, 4], [0, 5], [5, 6], [0, 6]], "root": 1, "target": 3, "neg_target": 4}
-
-Names, rules and constants of the generator are recovered from the released files.
+somebody else to the other. The released files are lists of such records; their names, and how
+their graphs are drawn, were recovered from them. One small record, exactly as
+problems("prosqa", 1, seed=330, nodes=8) returns it:
+    {"question": "Sam is a yumpus. Every yumpus is a dumpus. Fae is a worpus. Is Sam a dumpus or
+     worpus?", "steps": ["Sam is a yumpus.", "Every yumpus is a dumpus."], "answer": "Sam is a
+     dumpus.", "idx_to_symbol": ["Fae", "Sam", "yumpus", "dumpus", "worpus"], "edges": [[1, 2],
+     [2, 3], [0, 4]], "root": 1, "target": 3, "neg_target": 4}
 """
 import math
 import re
@@ -21,27 +19,20 @@ from tasks.record import STEPS, Size, UserError, is_correct
 
 URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data/prosqa_{}.json"
 OFFICIAL = {
-    "prosqa_train.json": (URL.format("train"), None),
+    "prosqa_train.json": (URL.format("train"), "cf26632b9d3f4e812966563eed769b1cfe40c624"),
     "prosqa_valid.json": (URL.format("valid"),
                           "c74e0de24f1e90ec48b1a993e6458a7be4caeef3928f5104e3c2e45d689a5249"),
-    "prosqa_test.json": (URL.format("test"), None),
-}
+    "prosqa_test.json": (URL.format("test"),
+                         "82ddc0afe6ee30eb31bb16fa208e293e55278a20fa987098d48519cae7e12680")}
 SIZES = {"nodes": Size(28, range(8, 41), "8..40, as there are names for 2 entities, 38 concepts"),
          "steps": STEPS}
 BALANCED = GROWS = True
-
-
-def most_steps(size):
-    """The most steps of a problem of this size; of those that are not balanced some have more."""
-    hops = 6 if size["nodes"] >= 20 else 3
-    return hops + (size["steps"] == "names")  # the first of the names is that of who is asked about
-
-
-SCRATCH = {"nodes": 8, "steps": "names", "grow": 2, "eot": False, "max_latent_stage": most_steps,
-           "extra_stage": True, "epochs_stage_0": 8, "epochs": 22, "decay_epochs": 8,
-           "learning_rate": 2e-3}
+SCRATCH = {
+    "nodes": 8, "steps": "names", "grow": 2, "eot": False, "extra_stage": True, "epochs_stage_0": 8,
+    "epochs": 22, "decay_epochs": 8, "learning_rate": 2e-3,
+    # 6 hops, or mostly up to 3 in small graphs. If steps are names, who is asked about is one, too.
+    "max_latent_stage": lambda size: (6 if size["nodes"] >= 20 else 3) + (size["steps"] == "names")}
 PAPER = {"n_train": 17886, "n_valid": 300, "icot_all_beyond": 72}
-
 
 ENTITIES = """Alex Bob Carol Davis Eva Fae Gabriel Jack Max Oliver Polly Rex Sally Sam Stella Tom
     Wren""".split()
@@ -49,37 +40,31 @@ CONCEPTS = """bompus boompus brimpus chorpus dumpus felpus fompus gerpus gorpus 
     hilpus impus jelpus jompus kerpus lempus lorpus numpus quimpus rempus rompus rorpus scrompus
     shumpus sterpus storpus terpus timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus zhorpus
     zumpus""".split()
-POISSON = [*accumulate(1.5**k / math.factorial(k) for k in range(12))]  # of at most k parents
+PARENTS = [*accumulate(1.5**k / math.factorial(k) for k in range(12))]  # of at most k parents
 
 
 def draw(rng, nodes, steps, balanced=False, growth=None):
-    """Return (edges, path, distractor, steps): a graph, a shortest way to the answer, the wrong
-    option, and how the way is written.
+    """Return (edges, path, distractor, steps): a graph, a shortest path from who is asked about to
+    the answer, the wrong option, and how the path is written.
 
-    The target is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
-    below only the other: so depth alone betrays much. Balanced problems have both options at one
-    depth and toss a coin for who is asked. Growing problems (see common.problems) are two bare
-    chains below growth 1, and then graphs of 8 nodes to all. Source: recovered from the files."""
+    The answer is the deepest leaf below only one of nodes 0 and 1, and the distractor any leaf
+    below only the other: so depth alone betrays much. Balanced problems have both at one depth, and
+    toss a coin for who is asked about. Growing problems (see common.problems) are two bare chains
+    below growth 1, and then graphs of 8 nodes to all."""
     if growth is not None and growth < 1:
         return *draw_chains(rng, rng.randint(6, 10)), steps
     nodes = nodes if growth is None else rng.randint(8, nodes)
     hops = (3, 4) if nodes >= 20 else (2, 3) if nodes >= 12 else (2,)  # small graphs are shallow
-    depth_wanted = rng.choice(hops)  # for balanced problems; the others take hops[0] to 6
-    while True:
+    depth_wanted = rng.choice(hops)  # of balanced problems; the others have hops[0] to 6
+    leaves, deepest = ([], []), 0
+    while not (all(leaves) and hops[0] <= deepest <= 6):
         parents, family, depth = draw_graph(rng, nodes)
         inner = {parent for above in parents for parent in above}
-        leaves = [[node for node in range(2, nodes) if family[node] == own and node not in inner]
-                  for own in (1, 2)]
+        leaves = [[node for node in range(2, nodes) if family[node] == own and node not in inner
+                   and (not balanced or depth[node] == depth_wanted)] for own in (1, 2)]
         deepest = max((depth[leaf] for leaf in leaves[0] + leaves[1]), default=0)
-        if balanced:
-            leaves = [[leaf for leaf in side if depth[leaf] == depth_wanted] for side in leaves]
-        if all(leaves) and (balanced or hops[0] <= deepest <= 6):
-            break
-
-    if balanced:
-        target = rng.choice(rng.choice(leaves))
-    else:
-        target = rng.choice([leaf for leaf in leaves[0] + leaves[1] if depth[leaf] == deepest])
+    target = rng.choice(rng.choice(leaves) if balanced else
+                        [leaf for leaf in leaves[0] + leaves[1] if depth[leaf] == deepest])
     root = 0 if target in leaves[0] else 1
     distractor = rng.choice(leaves[1 - root])
     path = [target]
@@ -116,26 +101,26 @@ def draw_graph(rng, nodes):
     for node in range(2, nodes):
         side = rng.random()  # most nodes stay within one family, or soon all would belong to both
         pool, summed = pools[1 if side < 0.35 else 2 if side < 0.80 else "all"]
-        above, theirs = [], 0
-        wanted = min(bisect(POISSON, rng.random() * POISSON[-1]), len(pool))
+        above, own = [], 0
+        wanted = min(bisect(PARENTS, rng.random() * PARENTS[-1]), len(pool))
         while len(above) < wanted:
             parent = pool[bisect(summed, rng.random() * summed[-1])]
             if parent not in above:
                 above.append(parent)
-                theirs |= family[parent]
+                own |= family[parent]
         parents.append(above)
-        family.append(theirs)
+        family.append(own)
         depth.append(1 + min([depth[parent] for parent in above], default=math.inf))
-        weight = 1 + 1.5 * depth[node] if theirs in (1, 2) else 1  # favours long chains
-        for pool, summed in [pools[own] for own in (theirs, "all") if own in pools]:
+        weight = 1 + 1.5 * depth[node] if own in (1, 2) else 1  # favours long chains
+        for pool, summed in [pools[key] for key in (own, "all") if key in pools]:
             pool.append(node)
             summed.append(summed[-1] + weight)
     return parents, family, depth
 
 
 def word(rng, edges, path, distractor, steps):
-    """Return the record, with the released files' extra keys: the graph, by index of node. A step
-    is a sentence for each edge of the path, or just the name of each node."""
+    """Return the record, with the released files' extra keys: the graph, by index of node. The
+    steps are the sentences of the path's edges, or only the names of its nodes."""
     concepts = {child for _, child in edges}
     names = {True: rng.sample(CONCEPTS, len(CONCEPTS)), False: rng.sample(ENTITIES, len(ENTITIES))}
     name = [names[node in concepts].pop() for node in range(max(concepts) + 1)]
@@ -146,57 +131,47 @@ def word(rng, edges, path, distractor, steps):
     facts = rng.sample([sentence(*edge) for edge in edges], len(edges))
     root, target = path[0], path[-1]
     option, other = rng.sample([name[target], name[distractor]], 2)
-    return {
-        "question": " ".join(facts) + f" Is {name[root]} a {option} or {other}?",
-        "steps": ([sentence(*edge) for edge in zip(path, path[1:])] if steps == "sentences"
-                  else [name[node] for node in path]),
-        "answer": f"{name[root]} is a {name[target]}.",
-        "idx_to_symbol": name, "edges": edges,
-        "root": root, "target": target, "neg_target": distractor,
-    }
+    return {"question": " ".join(facts) + f" Is {name[root]} a {option} or {other}?",
+            "steps": ([sentence(*edge) for edge in zip(path, path[1:])] if steps == "sentences"
+                      else [name[node] for node in path]),
+            "answer": f"{name[root]} is a {name[target]}.", "idx_to_symbol": name, "edges": edges,
+            "root": root, "target": target, "neg_target": distractor}
 
 
 def read_question(question):
-    """([(parent, child), ..], who is asked about, [the two options]) of a ProsQA question.
-    UserError if it is worded otherwise."""
-    edges = re.findall(r"(\w+) is a (\w+)\.", question)
+    """Return ([(parent, child), ..], who is asked about, [the two options]) of a ProsQA question.
+    Raises UserError if it is worded otherwise."""
     asked = re.search(r"Is (\w+) a (\w+) or (\w+)\?$", question)
     if not asked:
-        raise UserError(f"{question[-40:]!r} does not end as ProsQA's questions do: Is Max a apus "
-                        "or bpus?")
+        raise UserError(f"{question[-40:]!r} does not end as ProsQA's do: Is Max a apus or bpus?")
     entity, *options = asked.groups()
-    return edges, entity, options
+    return re.findall(r"(\w+) is a (\w+)\.", question), entity, options
 
 
 def guesses(question):
-    """{rule: answer}, None where the rule sees no difference. No rule looks at who is asked."""
+    """Return {shortcut: its answer, or None if it sees no difference}. None of them looks at who is
+    asked about. Raises UserError if the question is worded otherwise."""
     edges, entity, options = read_question(question)
-    parents = {}
-    for parent, child in edges:
-        parents.setdefault(child, []).append(parent)
-    above = {option: distances(option, parents) for option in options}
-    entities = {option: [d for node, d in above[option].items() if node not in parents]
-                for option in options}
-    place = {option: question.index(f" {option}.") for option in options}
-
-    def the_one_with_more(score):
-        first, second = map(score, options)
-        return None if first == second else options[first < second]
-
-    bets = {
-        "first option": options[0],
-        "fewer mentions": the_one_with_more(lambda option: -len(parents[option])),
-        "first mentioned later": the_one_with_more(lambda option: place[option]),
-        "not within 2 hops of anybody": the_one_with_more(lambda option: min(entities[option]) > 2),
-        "farther from its nearest entity": the_one_with_more(lambda option: min(entities[option])),
-        "more ancestors": the_one_with_more(lambda option: len(above[option])),
-    }
-    return {rule: bet and f"{entity} is a {bet}." for rule, bet in bets.items()}
+    parents = {child: [p for p, c in edges if c == child] for _, child in edges}
+    if not parents.keys() >= {*options}:
+        raise UserError(f"no sentence says what is a {' or a '.join(options)}")
+    above = [distances(option, parents) for option in options]
+    nearest = [min((hops for node, hops in found.items() if node not in parents), default=math.inf)
+               for found in above]
+    scores = {  # of the two options; a shortcut bets on the higher one
+        "first option": (1, 0),
+        "fewer mentions": [-len(parents[option]) for option in options],
+        "first mentioned later": [question.index(f" {option}.") for option in options],
+        "not within 2 hops of anybody": [hops > 2 for hops in nearest],
+        "farther from its nearest entity": nearest,
+        "more ancestors": [len(found) for found in above]}
+    return {shortcut: None if first == second else f"{entity} is a {options[first < second]}."
+            for shortcut, (first, second) in scores.items()}
 
 
 def distances(node, neighbors):
-    """{node that can be reached: over how many edges}, the node itself at 0. neighbors: {node:
-    [those one edge away]}, its parents, say, or its children."""
+    """Return {node that can be reached: over how many edges}, with the node itself at 0.
+    neighbors: {node: [those one edge away]}, its parents, say, or its children."""
     found, frontier = {node: 0}, [node]
     for here in frontier:
         for there in neighbors.get(here, ()):
@@ -207,32 +182,34 @@ def distances(node, neighbors):
 
 
 class Graph:
-    """A ProsQA problem, read off its text. A node is its name. UserError for another wording."""
+    """A ProsQA problem, read off its text; a node is its name. UserError for another wording."""
 
     def __init__(self, example):
         edges, self.root, self.options = read_question(example.question)
-        self.children = {}  # {node: its nodes below, ..}
-        for parent, child in edges:
-            self.children.setdefault(parent, []).append(child)
+        self.children = {parent: [c for p, c in edges if p == parent] for parent, _ in edges}
         self.concepts = sorted({child for _, child in edges})  # all but the entities
         self.target = example.answer.split(" ")[-1].rstrip(".")
         if self.target not in self.concepts:
             raise UserError(f"the answer {example.answer!r} names none of the problem's concepts")
 
     def below(self, node):
-        """{node: hops to it} of all that can be reached."""
+        """{node that can be reached: over how many edges}, with the node itself at 0."""
         return distances(node, self.children)
 
     def height(self, node):
-        """Hops to the nearest leaf (paper, section 4.4; its Figure 5 says the farthest).
+        """Edges to the nearest leaf (paper, section 4.4; its Figure 5 says the farthest).
         UserError if there is none, which in ProsQA's own problems cannot be."""
         leaves = [hops for leaf, hops in self.below(node).items() if leaf not in self.children]
         if not leaves:
             raise UserError(f"the rules below {node} lead round in a circle, and nowhere else")
         return min(leaves)
 
-    def leads_to_target(self, node):
-        return self.target in self.below(node)
+
+def shortest_ways(graph):
+    """Return the set of nodes on any shortest path from the root to the target."""
+    down = graph.below(graph.root)
+    return {node for node, hops in down.items()
+            if hops + graph.below(node).get(graph.target, math.inf) == down.get(graph.target)}
 
 
 CATEGORIES = ["correct path", "longer path", "correct label", "incorrect label", "wrong target",
@@ -240,28 +217,20 @@ CATEGORIES = ["correct path", "longer path", "correct label", "incorrect label",
 
 
 def category(example, written):
-    """Which of CATEGORIES an answer belongs to. Steps that were thought are not written, so a path
-    may begin anywhere below the one who is asked about; it is then the best that goes on so."""
-    graph = Graph(example)
-    steps = written.partition("###")[0]
-    sentences, names = re.findall(r"(\w+) is a (\w+)", steps), steps.split()
+    """Return which of CATEGORIES (paper, section 4) an answer belongs to. Steps that were thought
+    are not written: a path may begin anywhere below the root, and is then the best that ends so."""
+    graph, steps = Graph(example), written.partition("###")[0]
+    names = steps.split()
     if not names:
         return "correct label" if is_correct(written, example.answer) else "incorrect label"
-    edges = sentences or list(zip(names, names[1:]))  # a step may be a bare name, too
-    nodes = [parent for parent, _ in edges] + [edges[-1][1] if edges else names[0]]
-    reached = graph.below(graph.root)
-    connected = all(child == node for (_, child), node in zip(edges, nodes[1:]))
+    edges = re.findall(r"(\w+) is a (\w+)", steps) or list(zip(names, names[1:]))
+    path = [edges[0][0], *(child for _, child in edges)] if edges else names
+    connected = [parent for parent, _ in edges] == path[:-1]
     real = all(child in graph.children.get(parent, ()) for parent, child in edges)
-    if not (connected and real and nodes[0] in reached):
+    reached = graph.below(graph.root)
+    if not (connected and real and path[0] in reached):
         return "hallucination"
-    if nodes[-1] != graph.target:
+    if path[-1] != graph.target:
         return "wrong target"
-    hops = reached[nodes[0]] + len(edges)
+    hops = reached[path[0]] + len(edges)
     return "correct path" if hops == reached[graph.target] else "longer path"
-
-
-def shortest_ways(graph):
-    """The nodes on any shortest way from the root to the target."""
-    down = graph.below(graph.root)
-    return {node for node, hops in down.items()
-            if hops + graph.below(node).get(graph.target, math.inf) == down.get(graph.target)}

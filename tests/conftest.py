@@ -1,5 +1,4 @@
-"""What the tests share: the import path, real data where there is any, tiny models, the loop's
-definition, and rows with thoughts."""
+"""What the tests share: tiny models, the definition of the loop, padded rows, real data."""
 import os
 import signal
 import sys
@@ -12,17 +11,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" ignores it
 torch.set_num_threads(1)  # tiny tensors: a second thread would only wait for the first
-
 from model import GPT, GPTConfig  # noqa: E402
 
 
 @pytest.fixture
 def real_data():
-    """The folder with files in the official formats that COCONUT_DATA_DIR names."""
-    folder = os.environ.get("COCONUT_DATA_DIR")
-    if not folder or not os.path.isdir(folder):
+    folder = Path(os.environ.get("COCONUT_DATA_DIR", "absent"))
+    if not folder.is_dir():
         pytest.skip("COCONUT_DATA_DIR names no folder with the official data")
-    return Path(folder)
+    return folder
 
 
 @pytest.fixture
@@ -35,9 +32,8 @@ def tiny_gpt(seed=0, vocab_size=50, block_size=64, n_layer=2, n_head=2, n_embd=3
     """A random model with weights far from zero, so that every part of it matters."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd)).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
     return model
 
 
@@ -48,8 +44,7 @@ def full_pass(model, x):
 
 
 def slow_think(model, ids, columns):
-    """The definition of the loop for one row: hidden states (T, C) of a list of ids with thoughts
-    in these columns, by a full pass for each thought and one more."""
+    """The loop by its definition: states (T, C) of ids with thoughts in these columns."""
     x = model.embed(torch.tensor([ids]))
     for column in sorted(columns):
         thought = model.thought(full_pass(model, x)[:, column - 1])
@@ -57,10 +52,9 @@ def slow_think(model, ids, columns):
     return full_pass(model, x)[0]
 
 
-def random_rows(ks, seed=0):
+def random_rows(ks):
     """[(ids, thought columns), ..]: a question and a rest of random lengths, k thoughts between."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
+    generator, rows = torch.Generator().manual_seed(0), []
     for k in ks:
         question, rest = torch.randint(2, 12, (2,), generator=generator).tolist()
         ids = torch.randint(1, 50, (question + k + rest,), generator=generator).tolist()
@@ -72,13 +66,12 @@ def pad(rows, n_left=None):
     """[(ids, thought columns), ..] -> ids, is_thought, is_real (B, T); n_left pads before a row."""
     n_left = n_left or [0] * len(rows)
     B, T = len(rows), max(left + len(ids) for left, (ids, _) in zip(n_left, rows))
-    ids = torch.zeros(B, T, dtype=torch.long)
-    is_thought, is_real = torch.zeros(2, B, T, dtype=torch.bool)
+    ids, is_thought, is_real = torch.zeros(3, B, T, dtype=torch.long)
     for b, (left, (row, columns)) in enumerate(zip(n_left, rows)):
         ids[b, left:left + len(row)] = torch.tensor(row)
         is_real[b, left:left + len(row)] = True
         is_thought[b, [left + column for column in columns]] = True
-    return ids, is_thought, is_real
+    return ids, is_thought.bool(), is_real.bool()
 
 
 def aligned(rows):
@@ -87,13 +80,6 @@ def aligned(rows):
     return [first - columns[0] if columns else 0 for _, columns in rows]
 
 
-def right_aligned(rows):
-    """The pads that put all ends into the last column, as `generate` needs them."""
-    longest = max(len(ids) for ids, _ in rows)
-    return [longest - len(ids) for ids, _ in rows]
-
-
 def late_start(is_thought):
     """The column of the first thought, or the middle of rows without thoughts."""
-    columns = is_thought.any(dim=0).nonzero().flatten().tolist()
-    return columns[0] if columns else is_thought.size(1) // 2
+    return int(is_thought.any(dim=0).long().argmax()) or is_thought.size(1) // 2

@@ -9,10 +9,10 @@ from analysis.runs import paired_differences, paired_interval
 from conftest import ROOT
 
 pytestmark = pytest.mark.house
-
 HACKS = ROOT / "hacks"
 NAMES = sorted(path.stem for path in HACKS.glob("*.patch"))
 PAGES = {path.stem: path.read_text() for path in HACKS.glob("*.md")}
+RUNS = {run["name"]: run for run in map(json.loads, open(ROOT / "results" / "runs.jsonl"))}
 
 
 def rows(text):
@@ -21,41 +21,35 @@ def rows(text):
             for line in text.splitlines() if line.startswith("| `") or line.startswith("| [")]
 
 
-def changed(name):
-    """The number of lines that a patch adds or takes away."""
-    lines = (HACKS / f"{name}.patch").read_text().splitlines()
-    return sum(re.match(r"[+-](?![+-]{2} )", line) is not None for line in lines)
+def results(name):
+    """{seed: line of test results} of the runs NAME-seed0, NAME-seed1 .."""
+    return {run["settings"]["seed"]: run["test"] for key, run in RUNS.items()
+            if re.fullmatch(re.escape(name) + r"-seed\d+", key)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hack_is_short_and_has_its_page_its_test_and_its_row(name):
-    assert changed(name) <= 40
-    assert (HACKS / f"{name}_check.py").exists() and f"\npython train.py" in PAGES[name]
+    patch = (HACKS / f"{name}.patch").read_text().splitlines()
+    changed = sum(re.match(r"[+-](?![+-]{2} )", line) is not None for line in patch)
+    assert changed <= 40
+    assert (HACKS / f"{name}_check.py").exists() and "\npython train.py" in PAGES[name]
     told = {row[0]: row for row in rows(PAGES["README"])}
-    assert told[f"[{name}]({name}.md)"][-1] == str(changed(name))
+    assert told[f"[{name}]({name}.md)"][-1] == str(changed)
 
 
-def test_every_page_has_results_and_every_log_is_on_a_page():
-    told = [[row for row in rows(PAGES[name]) if len(row) == 9] for name in NAMES]
-    assert all(told)
-    named = {cell.split("/")[-1] for page in told for row in page for cell in row[-2:]}
-    assert {path.stem.rsplit("-", 1)[0] for path in (HACKS / "logs").glob("*.jsonl")} <= named
-
-
-def results(pattern):
-    """{seed: line of test results} of the logs of a pattern."""
-    runs = {}
-    for path in ROOT.glob(pattern):
-        header, *_, result = map(json.loads, path.read_text().splitlines())
-        runs[header["settings"]["seed"]] = result
-    return runs
+def test_every_log_of_a_hack_is_on_a_page():
+    named = {cell for name in NAMES for row in rows(PAGES[name]) if len(row) == 9
+             for cell in row[-2:]}
+    logs = {name.rsplit("-", 1)[0] for name in RUNS if name.startswith("hacks/")}
+    assert logs and logs <= named
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_results_are_those_of_their_logs(name):
     told = [row for row in rows(PAGES[name]) if len(row) == 9]
+    assert told
     for _, _, seeds, test, difference, interval, minutes, log, first in told:
-        ours, theirs = results(f"hacks/logs/{log}-seed?.jsonl"), results(f"{first}-seed?.jsonl")
+        ours, theirs = results(log), results(first)
         assert seeds == str(len(ours))
         assert all(ours[seed]["test_problems"] == theirs[seed]["test_problems"] for seed in ours)
         differences = paired_differences(ours, theirs)

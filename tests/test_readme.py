@@ -1,355 +1,210 @@
-"""README and docs against code and logs: lines, commands, links, quoted output, numbers."""
+"""README and docs against the code and the logs: links, commands, options, quotes, numbers."""
 import json
 import re
 import shlex
-from statistics import mean, stdev
+from collections import Counter
+from fnmatch import filter as matching
+from itertools import product
+from statistics import mean
 
 import pytest
 
+import analysis.__main__ as analysis
 import curriculum
+import data
 import sample
-from analysis.runs import (COMPARISON, TABLE, best_guess, comparison, read_metrics,
-                           rows_of_table)
+from analysis.runs import comparison, rows_of_table
 from conftest import ROOT
 from curriculum import METHODS
 from harness.settings import Settings, complete, parse
 
 pytestmark = pytest.mark.house
-README = (ROOT / "README.md").read_text()
-PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
-LINES = dict(re.findall(r"^\| `(\w+(?:\.py|/))` \| (\d+) \|", README, flags=re.M))
-
-
-def cells(text):
-    """The rows of a page's tables, those between the names of columns and the next text."""
-    return [[cell.strip(" `") for cell in line.strip("|").split(" | ")]
-            for line in text.splitlines() if line.startswith("| `")]
-
-
-def test_the_readme_is_short_and_shows_a_picture_early():
-    lines = README.splitlines()
-    assert len(lines) <= 160 and any(".png" in line for line in lines[:40])
-
-
-def test_the_table_of_files_has_every_file_and_its_lines():
-    def lines(paths):
-        return sum(len(path.read_text().splitlines()) for path in paths)
-
-    files = {path.name: lines([path]) for path in ROOT.glob("*.py")}
-    wings = {f"{path.parent.name}/" for path in ROOT.glob("*/*.py")} - {"tests/"}
-    files |= {wing: lines((ROOT / wing).glob("*.py")) for wing in wings}
-    assert {name: int(lines) for name, lines in LINES.items()} == files
-
-
-def test_no_line_of_code_is_wider_than_100_columns():
-    wide = [f"{path.name}:{number}" for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
-            for number, line in enumerate(path.read_text().splitlines(), start=1)
-            if len(line) > 100]
-    assert not wide
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page):
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", PAGES[page]):
-        path = (page.parent / target).resolve() if target else page
-        assert path.exists(), target
-        if anchor:
-            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
-            slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
-            assert anchor in slugs, anchor
-
-
-def test_every_page_and_every_picture_is_linked():
-    targets = {(page.parent / target).resolve() for page, text in PAGES.items()
-               for target in re.findall(r"\]\((?!https?:)([^)#]+)", text)}
-    assert set(PAGES) - targets <= {ROOT / "README.md"}
-    assert {*(ROOT / "docs").glob("*.png")} <= targets
-
-
-LOGS = [*(ROOT / "results").glob("*.jsonl")]
-
-
-@pytest.fixture(scope="module")
-def rows():
-    """Those of the table of all runs, as texts."""
-    return [[str(cell).strip("`") for cell in row] for row in rows_of_table(map(str, LOGS))]
-
-
-def test_the_table_of_all_runs_is_that_of_the_logs(rows):
-    told = [row for row in cells(PAGES[ROOT / "docs" / "results.md"]) if len(row) == len(TABLE)]
-    assert told == rows
-
-
-@pytest.mark.parametrize("page, methods", [
-    ("README.md", ["coconut", "cot", "pause_as_thought", "no_cot"]), ("docs/results.md", METHODS)])
-def test_a_short_table_has_the_numbers_of_the_whole_one(page, methods):
-    whole = {tuple(row[:3]): row[5] + (row[6] and f" ± {row[6]}")
-             for row in cells(PAGES[ROOT / "docs" / "results.md"]) if len(row) == len(TABLE)}
-    told = {row[0]: row[2:6] for row in cells(PAGES[ROOT / page])
-            if row[0] in METHODS and len(row) in (6, 8)}
-    columns = [("prontoqa", "generated"), ("prosqa", "generated"),
-               ("prontoqa", "balanced"), ("prosqa", "balanced")]
-    assert told == {method: [whole.get((*column, method), "") for column in columns]
-                    for method in methods}
-
-
-@pytest.mark.parametrize("task, name", [("prontoqa", "ProntoQA"), ("prosqa", "ProsQA")])
-def test_the_table_of_paired_differences_is_that_of_the_logs(task, name):
-    told = [row for row in cells(PAGES[ROOT / "docs" / "results.md"])
-            if len(row) == len(COMPARISON) + 1 and row[1] == name]
-    methods, seeds = {row[0] for row in told}, int(told[0][2])
-    logs = [path for path in sorted(map(str, LOGS)) for seed in range(seeds)
-            if f"{task}-balanced-" in path and f"seed{seed}." in path and "layers4" not in path]
-    rows = [[str(cell).strip("`") for cell in row] for row in comparison(logs)]
-    assert len(methods) == 6 and [[row[0], *row[2:]] for row in told] == rows
-
-
-@pytest.mark.parametrize("row, name", [
-    ("ours", ""), ("names and", "-eot"), ("the paper", "-sentences")])
-def test_the_table_of_formats_is_that_of_the_logs(row, name):
-    line, = re.findall(rf"^\| {row}.*", PAGES[ROOT / "docs" / "format.md"], re.M)
-    for cell, task in zip(line.strip("| ").split(" | ")[1:],
-                          ["prontoqa-balanced", "prosqa-balanced", "prontoqa"]):
-        logs = [ROOT / "results" / f"{task}{name}-coconut-seed{seed}.jsonl" for seed in range(3)]
-        tests = [json.loads(log.read_text().splitlines()[-1])["test_accuracy"] for log in logs]
-        assert cell == " ".join(f"{100 * test:.1f}" for test in tests)
-
-
-WORDS = ROOT / "results" / "words"
-
-
-def share_of(kind, text):
-    """In %, as `python -m analysis accuracy` has it for a kind of answer."""
-    return float(re.search(rf"(\d+\.\d)%  {kind}$", text, re.M)[1])
-
-
-def tries_of(path):
-    """What `python -m analysis retry` wrote: a dict for each number of tries more, from 0."""
-    return json.loads(path.read_text())["retry"]["rows"]
-
-
-@pytest.mark.parametrize("layers, nodes", sorted(
-    (4 if "layers4" in log.name else 2, int(re.match(r"nodes(\d+)", log.name)[1]))
-    for log in WORDS.glob("*-coconut-seed0.jsonl")))
-def test_the_tables_of_thoughts_against_words_have_what_was_measured(layers, nodes):
-    pages = PAGES[ROOT / "docs" / "words.md"] + PAGES[ROOT / "docs" / "why.md"]
-    rows = re.findall(rf"^\| {layers} \| {nodes} \| (.*) \|$", pages, re.M)
-    (*means, difference, interval, by_seed, lead, guess), again, kinds = (
-        row.split(" | ") for row in rows)
-    depth = "-layers4" if layers == 4 else ""
-    names = {method: [log.stem for log in WORDS.glob(f"nodes{nodes}{depth}-{method}-seed?.jsonl")]
-             for method in ("coconut", "cot")}
-    coconut, cot = ([str(WORDS / f"{name}.jsonl") for name in names[m]] for m in names)
-    tests = [[100 * read_metrics(log)[2]["test_accuracy"] for log in sorted(logs)]
-             for logs in (coconut, cot)]
-    assert [len(seeds) for seeds in tests] == [3, 3]
-    assert means == [f"{mean(seeds):.1f} ± {stdev(seeds):.1f}" for seeds in tests]
-    assert [difference, interval] == comparison([*cot, *coconut])[1][-2:]
-    assert by_seed == " ".join(f"{a - b:+.1f}" for a, b in zip(*tests))
-    if nodes != 20:  # to draw these problems anew takes seconds
-        guesses = [best_guess(s, result) for s, _, result in map(read_metrics, cot)]
-        assert guess == f"{100 * mean(guesses):.1f}"
-
-    def measured(method, tries, what):
-        return mean(tries_of(WORDS / "retry" / f"{name}.json")[tries][what]
-                    for name in names[method])
-
-    coin = "with a coin"
-    assert lead == f"{100 * (measured('coconut', 0, coin) - measured('cot', 0, coin)):+.1f}"
-    shares = [("coconut", 0, coin), ("cot", 0, coin), ("cot", 0, "neither"),
-              ("cot", 4, "accuracy"), ("cot", 4, coin)]
-    tokens = [("coconut", 0, "tokens"), ("cot", 4, "tokens")]
-    assert again == [*(f"{100 * measured(*share):.1f}" for share in shares),
-                     *(f"{measured(*count):.1f}" for count in tokens)]
-    written = [(WORDS / "accuracy" / f"{name}.txt").read_text() for name in names["cot"]]
-    assert kinds == [f"{mean(share_of(kind, text) for text in written):.1f}" for kind in
-                     ("correct path", "longer path", "wrong target", "hallucination")]
-
-
-def test_the_table_of_longer_runs_has_what_was_measured():
-    told = re.findall(r"^\| \d+,\d+ \| .* \|$", PAGES[ROOT / "docs" / "words.md"], re.M)
-    measured = []
-    for name, size in (("nodes20-{}-seed0", "2 | 20"), ("nodes28-layers4-{}-seed0", "4 | 28")):
-        for logs, retries in ((WORDS, "retry/"), (WORDS / "double", "double/retry-")):
-            results, with_a_coin = [], []
-            for method in ("coconut", "cot"):
-                run = name.format(method)
-                results.append(read_metrics(str(logs / f"{run}.jsonl"))[2])
-                with_a_coin.append(tries_of(WORDS / f"{retries}{run}.json")[0]["with a coin"])
-            shares = [result["test_accuracy"] for result in results] + with_a_coin
-            row = " | ".join(f"{100 * share:.1f}" for share in shares)
-            measured.append(f"| {results[0]['step']:,} | {size} | {row} |")
-            assert results[0]["step"] == results[1]["step"]
-    assert told == measured
-
-
-def test_the_range_of_models_without_thoughts_or_words_is_the_measured_one():
-    logs = [log for method in ("pause_as_thought", "no_cot")
-            for log in WORDS.glob(f"*-{method}-*.jsonl")]
-    tests = [100 * read_metrics(str(log))[2]["test_accuracy"] for log in logs]
-    assert len(logs) == 30 and (f"get between {min(tests):.0f} and {max(tests):.0f} %"
-                                in PAGES[ROOT / "docs" / "words.md"])
-
-
-OFFICIAL = ROOT / "results" / "official"
-
-
-def accuracies(path):
-    """[the model's, those of the rules alone] in %, as `python -m analysis accuracy` has them."""
-    text = path.read_text()
-    rules = re.findall(r"^\| [^|]*[a-z] \| (\d+\.\d)%", text, re.M)
-    return [re.match(r"the model: (\d+\.\d)%", text)[1], *rules]
-
-
-def test_the_page_on_official_sizes_has_the_accuracies_that_were_measured():
-    page = PAGES[ROOT / "docs" / "official.md"]
-    rows = re.findall(r"^\| (?:\w+: )?\d00 .*", page, re.M)
-    told = [row.strip("| ").split(" | ")[1:6] for row in rows]
-    measured = []
-    for model in ("prontoqa-5hops", "prosqa-28nodes"):
-        for kind in ("balanced", "generated", "official"):
-            files = [OFFICIAL / run / f"{model}{method}-{kind}.txt"
-                     for method in ("", "-cot") for run in ("first", "second")]
-            cells = [accuracies(file) if file.exists() else ["stopped"] for file in files]
-            measured.append([cell[0] for cell in cells] + [max(cells[1][1:], key=float)])
-    assert told == measured
-    for task in ("prontoqa", "prosqa"):
-        s, _, result = read_metrics(str(OFFICIAL / f"{task}-second-coconut-seed1.jsonl"))
-        row, = (row for row in told if row[1] == f"{100 * result['test_accuracy']:.1f}")
-        assert row[-1] == f"{100 * best_guess(s, result):.1f}"
-
-
-def test_the_page_on_official_sizes_tells_of_words_on_prosqa_what_was_measured():
-    page = " ".join(PAGES[ROOT / "docs" / "official.md"].split())
-    once = tries_of(OFFICIAL / "first" / "prosqa-28nodes-cot-retry.json")[0]
-    assert (f"They get {100 - 100 * once['accuracy']:.1f} % of the balanced problems wrong, and in "
-            f"{100 * once['neither']:.1f} % their answer names neither option.") in page
-    assert f"words get {100 * once['with a coin']:.1f} %" in page
-    words, thoughts = ([json.loads(line) for line in (
-        OFFICIAL / f"prosqa-second-{method}-seed1.jsonl").read_text().splitlines()[1:]]
-        for method in ("cot", "coconut"))
-    then, = (line for line in thoughts[:-1] if line["step"] == words[-1]["step"])
-    assert (f"after {words[-1]['step']:,} of its {thoughts[-1]['step']:,} training steps. By then "
-            f"thoughts had got {100 * then['val_accuracy']:.1f} % of {then['val_n']} validation "
-            f"problems in their second run, and words {100 * words[-1]['val_accuracy']:.1f} %."
-            ) in page
-
-
-def test_the_readme_quotes_a_line_that_the_log_has():
-    log = ROOT / "results" / "records" / "plain-prontoqa-balanced-seed0.jsonl"
-    with open(log) as file:
-        header, *lines = map(json.loads, file)
-    settings, line = header["settings"], lines[-2]  # the last is of the test split
-    assert (f"epoch {line['epoch']}/{settings['epochs']}  stage {line['stage']}  train loss "
-            f"{line['train_loss']:.4f}  valid loss {line['val_loss']:.4f}  accuracy "
-            f"{line['val_accuracy']:.1%}  tokens {line['val_tokens']:.1f}  "
-            f"{line['seconds'] / 60:.1f} min\n") in README
-
-
-def test_the_readme_quotes_the_thoughts_that_the_model_has(capsys):
-    sample.main(["--index", "1", "--device", "cpu"])
-    printed = capsys.readouterr().out.splitlines()
-    first, = (i for i, line in enumerate(printed) if line.startswith("question"))
-    assert "\n".join(printed[first:first + 6]) in README
-
-
-@pytest.mark.parametrize("name", ["prontoqa-balanced", "prosqa-balanced"])
-def test_the_readme_tells_the_interventions_that_were_measured(name):
-    with open(ROOT / "docs" / f"intervene-{name}.json") as file:
-        rows = {row["thoughts"]: row["accuracy"] for row in json.load(file)["intervene"]["rows"]}
-    own, other = (f"{100 * rows[key]:.1f}" for key in ("intact", "of another problem"))
-    told = re.search(r"Do\s+the\s+answers\s+depend.*?More:", README, re.S)[0]
-    assert own in told and other in told
-
-
-def test_the_interventions_in_three_seeds_are_those_that_were_measured():
-    page = PAGES[ROOT / "docs" / "thoughts.md"]
-    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
-    told = {name: row for name, *row in lines if len(row) == 5 and len(row[0].split()) == 3}
-    kinds = ["prontoqa-balanced", "prosqa-balanced", "prontoqa", "prosqa", "gsm8k"]
-    measured = {}
-    for kind in kinds:
-        for file in (f"docs/intervene-{kind}.json", f"results/interventions/{kind}-seed1.json",
-                     f"results/interventions/{kind}-seed2.json"):
-            for row in json.loads((ROOT / file).read_text())["intervene"]["rows"]:
-                cell = measured.setdefault(row["thoughts"], {}).setdefault(kind, [])
-                cell.append(f"{100 * row['accuracy']:.1f}")
-    assert told == {name: [" ".join(row.get(kind, "-")) for kind in kinds]
-                    for name, row in measured.items()}
-
-
-def test_every_number_of_the_readme_stands_in_a_log(rows):
-    """Every number with a decimal, outside code: of a run, of a row of runs, of an intervention."""
-    known = {"0.3", "1.1"}  # million parameters
-    for row in rows:
-        known |= {row[TABLE.index(name)] for name in ("test", "sd", "best guess", "tokens")}
-    shares = [json.loads(path.read_text().splitlines()[-1])["test_accuracy"] for path in LOGS]
-    for path in (ROOT / "docs").glob("intervene-*.json"):
-        trials = json.loads(path.read_text())["intervene"]["rows"]
-        shares += [trial["accuracy"] for trial in trials]
-    known |= {f"{100 * accuracy:.1f}" for accuracy in shares}
-    known |= {number for path in OFFICIAL.glob("*/*.txt") for number in accuracies(path)}
-    prose = re.sub(r"```.*?```|`[^`]*`|\(http[^)]*\)", "", README, flags=re.S)
-    prose = re.sub(r"(Python|torch|arXiv:?) ?\d+\.\d+", "", prose)
-    assert set(re.findall(r"\d+\.\d+", prose)) <= known
-
-
-def test_every_record_is_that_of_its_logs():
-    told = [row for row in cells(PAGES[ROOT / "docs" / "records.md"]) if ".jsonl" in row[-1]]
-    shown = set()
-    for task, data, *_, seeds, steps, minutes, average, worst, pattern in told:
-        logs = sorted((ROOT / "results").glob(pattern))
-        runs = [[json.loads(line) for line in path.read_text().splitlines()] for path in logs]
-        assert {(run[0]["settings"]["task"], run[0]["settings"]["data"]) for run in runs} == {
-            (task, data)}
-        assert [seeds, steps] == [str(len(runs)), f"{mean(run[-1]['step'] for run in runs):.0f}"]
-        assert minutes == f"{mean(run[-1]['seconds'] for run in runs) / 60:.1f}"
-        accuracies = [100 * run[-1]["test_accuracy"] for run in runs]
-        assert [average, worst] == [f"{mean(accuracies):.1f}", f"{min(accuracies):.1f}"]
-        shown |= {*logs}
-    assert {*(ROOT / "results" / "records").glob("*.jsonl")} <= shown
-
-
-COMMANDS = [command for text in PAGES.values()
-            for command in re.findall(r"^python train\.py (.*?)(?: {3,}#.*)?$", text, flags=re.M)]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_training_command_is_accepted(command):
-    given = parse(shlex.split(command))
-    if given.get("init", "scratch").endswith(".pt"):  # made by the command before it
-        given["init"] = "gpt2"
-    complete(given)
-
-
-@pytest.mark.parametrize("run", ["first", "second"])
-@pytest.mark.parametrize("task", ["prontoqa", "prosqa"])
-@pytest.mark.parametrize("method", ["coconut", "cot"])
-def test_a_command_of_an_official_size_has_the_settings_of_its_run(method, task, run):
-    name = f"out/{run}-{task}" + ("" if method == "coconut" else f"-{method}")
-    command, = [command for command in COMMANDS if command.endswith(name)]
-    given = parse(shlex.split(command))
-    log, = OFFICIAL.glob(f"{task}-{run}-{method}-*.jsonl")
-    logged = vars(read_metrics(str(log))[0])
-    if run == "first":  # the second takes from the first what is left out
-        given = vars(complete(given))
-    told = given.keys() - {"out_dir", "init", "resume", "device", "save_every"}
-    assert {name: given[name] for name in told} == {name: logged[name] for name in told}
-
-
-def test_the_readmes_curriculum_is_that_of_the_code():
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
+TEXT, README, LOGS = "\n".join(PAGES.values()), PAGES["README.md"], f"{ROOT}/results/runs.jsonl"
+RUNS, MEASURES = ({line["name"]: line for line in map(json.loads, open(ROOT / "results" / file))}
+                  for file in ("runs.jsonl", "measures.jsonl"))
+
+
+def test_the_readme_has_the_lines_of_every_file_and_all_are_short():
+    lines = Counter()
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]:
+        code = path.read_text().splitlines()
+        assert max(map(len, code)) <= 100, path
+        lines[path.name if path.parent == ROOT else f"{path.parent.name}/"] += len(code)
+    del lines["tests/"], lines["docs/"]
+    told = re.findall(r"^\| `(\w+(?:\.py|/))` \| (\d+) \|", README, flags=re.M)
+    assert {name: int(number) for name, number in told} == lines
+    assert len(README.splitlines()) <= 160
+
+
+def test_every_link_leads_somewhere_and_every_page_and_picture_is_linked():
+    targets = set()
+    for page, text in PAGES.items():
+        folder = ROOT if page == "README.md" else ROOT / "docs"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+            path = (folder / (target or page)).resolve()
+            targets.add(path)
+            title = rf"^#+ {anchor.replace('-', '[^a-z0-9]+')}\W*$"
+            assert path.exists(), (page, target)
+            assert not anchor or re.search(title, path.read_text(), re.M | re.I), (page, anchor)
+    assert {*ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.png")} <= targets
+
+
+@pytest.mark.parametrize("command", re.findall(r"^python train\.py (.*?)(?: +#.*)?$", TEXT, re.M))
+def test_a_training_command_is_accepted_and_is_that_of_its_log(command):
+    given = parse(shlex.split(re.sub(r"out/\S+\.pt", "gpt2", command)))  # not made yet
+    s = complete(given)
+    if run := re.search(r"--out_dir out/(first|second)-(\w+)", command):  # of official sizes
+        logged = RUNS[f"official/{run[2]}-{run[1]}-{s.method}-seed{s.seed}"]["settings"]
+        told = vars(s) if run[1] == "first" else given  # the rest is the first run's
+        for name in told.keys() - {"out_dir", "init", "resume", "device", "save_every"}:
+            assert told[name] == logged.get(name, told[name]), name
+
+
+def test_pages_name_only_commands_options_and_runs_that_exist(capsys):
+    for main, command in [(sample.main, []), (data.main, []), *(
+            (analysis.main, [name]) for name in {*re.findall(r"-m analysis ([a-z]+)", TEXT)})]:
+        with pytest.raises(SystemExit, match="^0$"):
+            main([*command, "--help"])
+    known = {*re.findall(r"--([\w-]+)", capsys.readouterr().out), *Settings.__dataclass_fields__}
+    assert {*re.findall(r"--(?:no-)?([a-zA-Z][\w-]*)", TEXT)} <= known | {"nproc_per_node"}
+    for name in re.findall(r"runs\.jsonl:([\w/*?-]+)", TEXT):
+        assert name == "NAME" or matching(RUNS, name + "*" * name.endswith("/")), name
+
+
+def test_the_readme_quotes_the_curriculum_and_the_thoughts_that_the_code_has(capsys):
     shown = re.findall(r"^stage (\d)   (Q .*?)(?: {6,}.*)?$", README, re.M)
     assert shown == re.findall(r"^    stage (\d)   (Q .*)$", curriculum.__doc__, re.M)
+    sample.main(["--index", "1", "--device", "cpu"])
+    assert re.search(r"^question.*\n(.*\n){5}", capsys.readouterr().out, re.M)[0] in README
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_names_only_options_that_exist(page):
-    sources = "".join((ROOT / name).read_text() for name in (
-        "sample.py", "data.py", "analysis/__main__.py", "analysis/bench.py"))
-    known = set(re.findall(r'"--(\w+)"', sources)) | set(Settings.__dataclass_fields__)
-    known |= {"no-" + name for name in known} | {"help", "nproc_per_node"}
-    known |= {name for name, _ in re.findall(r'\("(\w+)", (\d+)\)', sources)}  # the bench's sizes
-    elsewhere = ("--model-name --model-size --ordering --num-trials --few-shot-examples --ontology "
-                 "--min-hops --max-hops --hops-skip")  # ProntoQA's generator
-    told = set(re.findall(r"--([a-zA-Z][\w-]*)", PAGES[page]))
-    assert told - {name.strip("-") for name in elsewhere.split()} <= known
+def row(*cells):
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def percent(*shares):
+    return " ".join(f"{100 * share:.1f}" for share in shares)
+
+
+def accuracies(pattern):
+    return [RUNS[name]["test"]["test_accuracy"] for name in matching(RUNS, pattern)]
+
+
+def measured(pattern):
+    """The rows of what analysis measured, or what it printed, of each measure that matches."""
+    return [MEASURES[name].get("printed") or MEASURES[name]["result"]["rows"]
+            for name in matching(MEASURES, pattern)]
+
+
+def retried(pattern, tries):
+    """Means over runs of what `python -m analysis retry` found after so many tries more."""
+    return [mean(rows[tries][what] for rows in measured(pattern))
+            for what in ("accuracy", "neither", "with a coin", "tokens")]
+
+
+def about_the_methods():
+    """Pairs of a page and what it has to say by the logs; ".." stands for what they do not have."""
+    table = rows_of_table([f"{LOGS}:*"])
+    yield "results.md", "\n".join(["| --- |", *(row(*cells) for cells in table), "\n"])
+    whole = {(*cells[:3],): cells[5] + (cells[6] and f" ± {cells[6]}") for cells in table}
+    columns = [*product(("generated", "balanced"), ("`prontoqa`", "`prosqa`"))]
+    for name in (f"`{method}`" for method in METHODS):
+        cells = [whole.get((task, data, name), "") for data, task in columns]
+        for page in ["results.md", *["README.md"] * (f"| {name} |" in README)]:
+            yield page, row(name, "..", *cells)
+    kinds = "coconut", "cot", "eot-coconut", "no_cot", "pause_as_thought", "sentences-coconut"
+    compared = [row(name, task, *cells) for task in ("ProntoQA", "ProsQA") for name, *cells in
+                comparison([f"{LOGS}:{task.lower()}-balanced-{kind}-seed[012]" for kind in kinds])]
+    yield "results.md", "\n".join(["| --- |", *compared, "\n"])
+    tasks = "prontoqa-balanced", "prosqa-balanced", "prontoqa"
+    for label, kind in (("ours", ""), ("names", "-eot"), ("the paper", "-sentences")):
+        cells = [percent(*accuracies(f"{task}{kind}-coconut-seed[012]")) for task in tasks]
+        yield "format.md", row(f"{label}..", *cells)
+    names = re.findall(r"`(\S+seed\*)` \|$", PAGES["records.md"], re.M)
+    assert {*matching(RUNS, "records/*")} <= {run for name in names for run in matching(RUNS, name)}
+    for name in names:
+        runs, tests = [RUNS[run] for run in matching(RUNS, name)], accuracies(name)
+        step, seconds = (mean(run["test"][what] for run in runs) for what in ("step", "seconds"))
+        yield "records.md", row("`{task}` | {data}".format(**runs[0]["settings"]), "..", len(runs),
+                                f"{step:.0f}", f"{seconds / 60:.1f}", percent(mean(tests)),
+                                percent(min(tests)), f"`{name}`")
+    run = RUNS["records/plain-prontoqa-balanced-seed0"]
+    line = run["settings"] | run["epochs"][-1] | {"minutes": run["epochs"][-1]["seconds"] / 60}
+    yield "README.md", (
+        "epoch {epoch}/{epochs}  stage {stage}  train loss {train_loss:.4f}  valid loss "
+        "{val_loss:.4f}  accuracy {val_accuracy:.1%}  tokens {val_tokens:.1f}  {minutes:.1f} min"
+    ).format(**line)
+
+
+def about_thoughts_and_words():
+    for layers, nodes in product((2, 4), (8, 12, 16, 20, 28)):
+        kind = f"nodes{nodes}{'-layers4' * (layers == 4)}"
+        words, thoughts = (f"{kind}-{method}-seed?" for method in ("cot", "coconut"))
+        logs = [f"{LOGS}:words/{words}", f"{LOGS}:words/{thoughts}"]
+        table, (_, (*_, difference, interval)) = rows_of_table(logs), comparison(logs)
+        pairs = zip(accuracies(f"words/{thoughts}"), accuracies(f"words/{words}"))
+        _, neither, coin, _ = retried(f"words/retry/{words}", 0)
+        right, _, coin_again, tokens_again = retried(f"words/retry/{words}", 4)
+        *_, coin_of_thoughts, tokens = retried(f"words/retry/{thoughts}", 0)
+        yield "words.md", row(
+            layers, nodes, *(f"{cells[5]} ± {cells[6]}" for cells in table), difference, interval,
+            " ".join(f"{100 * (a - b):+.1f}" for a, b in pairs),
+            f"{100 * (coin_of_thoughts - coin):+.1f}", table[0][7])
+        shares = map(percent, (coin_of_thoughts, coin, neither, right, coin_again))
+        yield "why.md", row(layers, nodes, *shares, f"{tokens:.1f}", f"{tokens_again:.1f}")
+        found = "\n".join(measured(f"words/accuracy/{words}"))
+        yield "why.md", row(layers, nodes, *(
+            f"{mean(map(float, re.findall(f'([0-9.]+)%  {way}$', found, re.M))):.1f}"
+            for way in ("correct path", "longer path", "wrong target", "hallucination")))
+    for (kind, *size), folder in product([("nodes20", 2, 20), ("nodes28-layers4", 4, 28)],
+                                         ["words/", "words/double/"]):
+        names = [f"{kind}-{method}-seed0" for method in ("coconut", "cot")]
+        step, = {RUNS[folder + name]["test"]["step"] for name in names}
+        shares = [accuracies(folder + name)[0] for name in names]
+        coins = [retried(f"{folder}retry/{name}", 0)[2] for name in names]
+        yield "words.md", row(f"{step:,}", *size, *map(percent, shares + coins))
+    chance = accuracies("words/*-pause_as_thought-seed?") + accuracies("words/*-no_cot-seed?")
+    yield "words.md", f"runs get between {100 * min(chance):.0f} and {100 * max(chance):.0f} %"
+    kinds = "prontoqa-balanced", "prosqa-balanced", "prontoqa", "prosqa", "gsm8k"
+    by_row = [*zip(*(zip(*measured(f"intervene/{kind}-seed?")) for kind in kinds))]
+    lines = [row(cells[0][0]["thoughts"], *(percent(*(line["accuracy"] for line in cell))
+                                            for cell in cells)) for cells in by_row]
+    yield "thoughts.md", "\n".join(["| --- |", *lines, "\n"])
+    told = [percent(rows[i]["accuracy"]) for rows in measured("intervene/*-balanced-seed0")
+            for i in (0, 4)]  # intact, of another problem
+    yield "README.md", "balanced ProntoQA from {} to {} %, ProsQA from {} to {},".format(*told)
+
+
+def about_official_sizes():
+    for model, kind in product(("prontoqa-5hops", "prosqa-28nodes"),
+                               ("balanced", "generated", "official")):
+        names = [f"official/{turn}/{model}{method}-{kind}"
+                 for method in ("", "-cot") for turn in ("first", "second")]
+        found = [re.search(r"^the model: (\S+)%", "".join(measured(name))) for name in names]
+        guesses = re.findall(r"^\| [^|]*[a-z] \| (\S+)%", measured(names[1])[0], re.M)
+        yield "official.md", row("..", *(match[1] if match else "stopped" for match in found),
+                                 max(guesses, key=float))
+    right, neither, coin, _ = retried("official/first/prosqa-28nodes-cot-retry", 0)
+    words, thoughts = (RUNS[f"official/prosqa-second-{of}-seed1"] for of in ("cot", "coconut"))
+    last, step = words["epochs"][-1], thoughts["test"]["step"]
+    then, = (line for line in thoughts["epochs"] if line["step"] == last["step"])
+    yield "official.md", (
+        f"They get {percent(1 - right)} % of the balanced problems wrong, and in "
+        f"{percent(neither)} % their answer names neither option. If a .. decides these, words get "
+        f"{percent(coin)} %")
+    yield "official.md", (
+        f"after {last['step']:,} of its {step:,} training steps. By then thoughts had got "
+        f"{percent(then['val_accuracy'])} % of {then['val_n']} validation problems in their second "
+        f"run, and words {percent(last['val_accuracy'])} %.")
+
+
+def test_the_pages_say_what_the_logs_say_and_no_fewer_numbers_than_before():
+    claims = [*about_the_methods(), *about_thoughts_and_words(), *about_official_sizes()]
+    assert not [(page, text) for page, text in claims if not re.search(
+        re.sub(r"(\\ )+", r"\\s+", re.escape(text)).replace(r"\.\.", ".*?"), PAGES[page])]
+    numbers = re.findall(r"\d[\d,]*(?:\.\d+)?", " ".join(text for _, text in claims))
+    prose = re.sub(r"```.*?```|`[^`]*`|\(http[^)]*\)|(torch|Python) [\d.]+", "", README, flags=re.S)
+    decimals = re.findall(r"\d+\.\d+", prose)
+    assert {*decimals} <= {*numbers, "0.3", "1.1"}  # million parameters
+    assert len(numbers) + len(decimals) >= 1242

@@ -2,23 +2,20 @@
 import re
 
 import pytest
-import torch
 
 from conftest import ROOT
 
-pytestmark = pytest.mark.house
-PAGE = (ROOT / "docs" / "tutorial.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE, flags=re.S)
 
-
+@pytest.mark.house
 def test_every_block_of_the_tutorial_prints_what_the_page_says(capsys):
-    assert len(BLOCKS) == 6 == PAGE.count("```python")
-    names, random_state = {}, torch.get_rng_state()
-    for code, told in BLOCKS:
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, flags=re.S)
+    assert len(blocks) == page.count("```python") > 0
+    names = {}
+    for code, told in blocks:
         exec(code, names)
         shown = capsys.readouterr().out
         # Machines round differently, and training makes more of it: what is not near 100 % differs.
         assert re.sub(r"\d+%", "%", shown) == re.sub(r"\d+%", "%", told)
         percentages = [[int(n) for n in re.findall(r"(\d+)%", text)] for text in (shown, told)]
         assert all(n == pytest.approx(t, abs=5 if t > 90 else 30) for n, t in zip(*percentages))
-    torch.set_rng_state(random_state)
