@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import zlib
+from fractions import Fraction  # noqa: F401 (in formulas)
 from math import inf, sqrt
 from statistics import mean, pstdev
 from types import SimpleNamespace
