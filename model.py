@@ -83,15 +83,12 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """GPT-2 with both ends open: `embed` makes inputs of tokens, `thought` makes an input of a
-    hidden state, `lm_head` makes logits of hidden states."""
+    """GPT-2 with open ends: inputs by `embed` or `thought`, hidden states out, for `lm_head`."""
     def __init__(self, config):
         super().__init__()
-        assert config.n_embd % config.n_head == 0, config
-        self.config = config
+        self.config, self.drop = config, nn.Dropout(config.dropout)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -130,32 +127,35 @@ class GPT(nn.Module):
         return self.ln_f(x), grown
 
     @classmethod
-    def from_pretrained(cls, source, dropout=0.0, **options):
+    def from_pretrained(cls, source, **options):
         """A GPT with the weights of gpt2, gpt2-medium, gpt2-large or gpt2-xl, fetched once by
-        torch.hub; of a file with their layout; or of the pytorch_model.bin in a folder. options:
-        more of GPTConfig. What is no GPT-2 raises whatever Python or torch has for it."""
+        torch.hub; of a file of that layout; or of the pytorch_model.bin in a folder. options: of
+        GPTConfig, as dropout. What is no GPT-2 raises whatever Python or torch has for it."""
         path = Path(source, "pytorch_model.bin") if Path(source).is_dir() else Path(source)
         if source in GPT2_SHA256 and not path.exists():
             path = Path(torch.hub.get_dir(), source, "pytorch_model.bin")
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(GPT2_URL.format(source), path, GPT2_SHA256[source])
-        tensors = our_names(torch.load(path, map_location="cpu", weights_only=True))
-        (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
-        n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
         config = path.with_name("config.json")
         n_head = json.loads(config.read_text()).get("n_head") if config.exists() else None
-        if n_head is None:
-            n_head = max(1, n_embd // 64)
-            print(f"no n_head in {config}: {n_head} heads, of 64 columns each as OpenAI's have")
-        model = cls(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, **options))
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return cls.from_tensors(tensors, n_head, **options)
+
+    @classmethod
+    def from_tensors(cls, tensors, n_head=None, **options):
+        """The same of {name: tensor}. Without n_head a head has 64 columns, as OpenAI's have."""
+        tensors = our_names(tensors)
+        (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
+        n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
+        n_head = n_head or max(1, n_embd // 64)
+        model = cls(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, **options))
         model.load_state_dict(tensors)
         return model
 
 
 def our_names(tensors):
-    """Tensors of a GPT-2 under our names, without masks and copies, in nn.Linear's layout. Prefixes
-    are those of GPT2LMHeadModel, the official Coconut, DDP and torch.compile."""
+    """Tensors of a GPT-2, and of what wraps one, under our names and in nn.Linear's layout."""
     ours = {}
     for name, tensor in tensors.items():
         name = re.sub(r"^(module\.|_orig_mod\.|base_causallm\.|transformer\.)*", "", name)

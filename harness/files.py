@@ -29,6 +29,9 @@ def write_whole(path, mode, write):
 def read_torch(path):
     """What torch saved in a file, on the CPU; runs no code of the file. Raises UserError."""
     try:
+        with open(path, "rb") as file:
+            if file.read(30).startswith(b"version https://git-lfs"):
+                raise UserError("a Git-LFS pointer, run `git lfs pull` where it comes from")
         zipped = zipfile.is_zipfile(path)  # not in the format before torch 1.6
         if zipped:
             with zipfile.ZipFile(path) as file:

@@ -1,30 +1,40 @@
-"""Around GPT.from_pretrained: sentences for strangers' files, and rows for our tokens."""
+"""GPT-2's weights from strangers: what a file is, or a sentence; and rows for our tokens."""
+import json
 import os
+from pathlib import Path
 
 import torch
 import torch.nn as nn
 
 from data import gpt2_encoding
 from harness.files import is_checkpoint, read_torch
-from model import GPT, GPT2_SHA256, GPT2_URL
+from model import GPT, GPT2_SHA256, GPT2_URL, GPTConfig
 from tasks.record import UserError
+
+NAMES = ("pytorch_model.bin", "model.safetensors", "pytorch_model.bin.index.json",
+         "model.safetensors.index.json")
+# What a config.json may say of the function that the weights are for; first what model.py computes.
+COMPUTED = {"activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
+            "layer_norm_epsilon": (1e-5,), "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,),
+            "tie_word_embeddings": (True,), "model_type": ("gpt2",)}
 
 
 @torch.no_grad()
 def load_gpt2(source, **options):
-    """(model, Encoding) of what GPT.from_pretrained takes, with rows for our special tokens, and
-    options of GPTConfig. UserError, in a sentence, for anything else."""
+    """(model, Encoding) of what GPT.from_pretrained takes, of model.safetensors, or of shards with
+    an index; with rows for our special tokens, and options of GPTConfig. UserError, in a sentence,
+    for anything else."""
+    GPT(GPTConfig(1, 1, 1, 1, 2, **options))  # a bug in GPT shows here, not as a file's
     fetched = source in GPT2_SHA256 and not os.path.exists(source)  # as from_pretrained does it
-    folder = os.path.join(torch.hub.get_dir(), source) if fetched else source
-    path = os.path.join(folder, "pytorch_model.bin") if fetched or os.path.isdir(source) else source
-    if not (fetched or os.path.exists(path)):
-        raise UserError(f"no weights at {path}: name a file, or {', '.join(GPT2_SHA256)}")
-    if not fetched and is_checkpoint(read_torch(path)):
-        raise UserError(f"{path} is a checkpoint of train.py: name it by --ckpt")
+    path = Path(torch.hub.get_dir(), source, NAMES[0]) if fetched else path_of(source)
     try:
-        model = GPT.from_pretrained(source, **options)
+        model = (GPT.from_pretrained(source, **options) if fetched else
+                 GPT.from_tensors(read_tensors(path), n_head_of(path), **options))
+    except UserError:
+        raise
     except Exception as error:  # the network's; missing or misshapen tensors; half a file
-        if not os.path.exists(path):
+        if not path.exists():
             raise UserError(f"could not download {GPT2_URL.format(source)} ({error}): fetch it "
                             "where there is a network, and give its path instead") from None
         again = ": delete it, to fetch it again" if fetched else ""
@@ -39,3 +49,50 @@ def load_gpt2(source, **options):
     model.lm_head.weight = model.wte.weight  # tied
     model.config.vocab_size = enc.n_vocab
     return model, enc
+
+
+def path_of(source):
+    """The file that holds the weights, or the index of those that do, of a file or a folder."""
+    if source in GPT2_SHA256:
+        print(f"note: {source} is taken from here, not from OpenAI, as there is a file or folder "
+              "of that name")
+    paths = [Path(source, name) for name in NAMES] if os.path.isdir(source) else [Path(source)]
+    for path in paths:
+        if path.exists():
+            return path
+    raise UserError(f"no weights at {' or '.join(map(str, paths))}: name a file, a folder, or "
+                    f"{', '.join(GPT2_SHA256)}")
+
+
+def read_tensors(path):
+    """{name: tensor} of a file, or of all files of an index."""
+    if path.suffix == ".json":
+        shards = sorted({*json.loads(path.read_text())["weight_map"].values()})
+        return {name: tensor for shard in shards
+                for name, tensor in read_tensors(path.with_name(shard)).items()}
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise UserError(f"{path} is read by a package: pip install safetensors") from None
+        return load_file(path)
+    saved = read_torch(path)
+    if is_checkpoint(saved):
+        raise UserError(f"{path} is a checkpoint of train.py: name it by --ckpt")
+    if isinstance(saved, dict) and "model_args" in saved:
+        raise UserError(f"{path} is a checkpoint of nanoGPT, which computes another function: its "
+                        "GELU is the exact one, and tokens from 50,257 on only fill its table")
+    return saved
+
+
+def n_head_of(path):
+    """What config.json beside the weights says; UserError if it asks for another function."""
+    config = path.with_name("config.json")
+    said = json.loads(config.read_text()) if config.exists() else {}
+    for name, computed in COMPUTED.items():
+        if said.get(name, computed[0]) not in computed:
+            raise UserError(f"{config} has {name} {said[name]}, for which there is no code here: "
+                            f"model.py computes {computed[0]}")
+    if "n_head" not in said:
+        print(f"note: no {config} says n_head, so heads have 64 columns, as OpenAI's have")
+    return said.get("n_head")

@@ -58,7 +58,8 @@ def settings_of_resumed_run(given):
 
 def saved_settings(path):
     """The Settings in a checkpoint of train.py; None if the path is anything else."""
-    saved = read_torch(path) if os.path.isfile(path) else None
+    ours = os.path.isfile(path) and not path.endswith((".safetensors", ".json"))
+    saved = read_torch(path) if ours else None
     return Settings(**load_run(path)[0]["settings"]) if is_checkpoint(saved) else None
 
 

@@ -1,4 +1,5 @@
 """GPT-2's weights, from released files and from strangers'; the start of small models."""
+import json
 import math
 from pickle import UnpicklingError
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from conftest import full_pass
-from harness.gpt2 import load_gpt2
+from harness.gpt2 import load_gpt2, n_head_of, path_of, read_tensors
 from harness.start import help_small_models
 from model import GPT, GPTConfig
 from tasks.record import UserError
@@ -84,7 +85,49 @@ def test_the_number_of_heads_comes_from_the_config_beside_the_weights(tmp_path, 
     for config, n_head in [("{}", 2), ('{"n_head": 4}', 4)]:
         (tmp_path / "config.json").write_text(config)
         assert GPT.from_pretrained(tmp_path / "weights.bin").config.n_head == n_head
-        assert ("no n_head in" in capsys.readouterr().out) == (n_head == 2)
+        assert n_head_of(tmp_path / "weights.bin") == (4 if n_head == 4 else None)
+        assert ("says n_head, so heads have 64" in capsys.readouterr().out) == (n_head == 2)
+
+
+@pytest.mark.parametrize("said", [
+    {}, {"reorder_and_upcast_attn": True}, {"activation_function": "gelu_pytorch_tanh"},
+    {"activation_function": "gelu"}, {"activation_function": "relu"}, {"layer_norm_epsilon": 1e-2},
+    {"n_inner": 100}, {"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True},
+    {"add_cross_attention": True}, {"tie_word_embeddings": False}])
+def test_any_gpt2_of_transformers_gives_its_logits_or_is_refused_by_name(tmp_path, said):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 40, "n_positions": 24, "n_embd": 64, "n_layer": 3, "n_head": 4}
+    config = transformers.GPT2Config(**sizes, **said)
+    torch.manual_seed(0)
+    theirs, ids = transformers.GPT2LMHeadModel(config).eval(), torch.randint(40, (1, 9))
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    theirs.save_pretrained(tmp_path, max_shard_size="60kB")
+    path = path_of(str(tmp_path))
+    assert path.name == "model.safetensors.index.json"
+    if {*said} - {"reorder_and_upcast_attn"} and said != {"activation_function": "gelu_pytorch_tanh"}:
+        with pytest.raises((UserError, RuntimeError, ValueError), match=[*said][0] + "|size mismatch"):
+            GPT.from_tensors(read_tensors(path), n_head_of(path))
+        return
+    ours = GPT.from_tensors(read_tensors(path), n_head_of(path)).eval()
+    torch.testing.assert_close(logits_of(ours, ids[0].tolist()), theirs(ids).logits[0].detach(),
+                               atol=1e-4, rtol=1e-4)
+
+
+def test_shards_are_read_and_what_only_looks_like_gpt2_is_named(tmp_path):
+    w, index = released_file(), tmp_path / "pytorch_model.bin.index.json"
+    for i, part in enumerate((dict([*w.items()][:9]), dict([*w.items()][9:]))):
+        torch.save(part, tmp_path / f"part{i}.bin")
+    index.write_text(json.dumps({"weight_map": {
+        name: f"part{int(i > 8)}.bin" for i, name in enumerate(w)}}))
+    assert read_tensors(path_of(str(tmp_path))).keys() == w.keys()
+    torch.save({"model": w, "model_args": {}}, tmp_path / "nano.pt")
+    (tmp_path / "pointer.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    for name, message in {"nano.pt": "is a checkpoint of nanoGPT", "pointer.bin": "Git-LFS pointer",
+                          "none.bin": "no weights at"}.items():
+        with pytest.raises(UserError, match=message):
+            load_gpt2(str(tmp_path / name))
 
 
 def test_new_rows_of_the_vocabulary_are_copies_of_one(tmp_path, needs_gpt2_vocabulary):
