@@ -32,7 +32,7 @@ import torch
 from curriculum import NO_LOSS, Markers, last_stage, n_thoughts, prompt
 from tasks import SIZES, TASKS, tasks_with
 from tasks.common import problems
-from tasks.record import Example, UserError
+from tasks.record import Example, UserError, told, write_whole
 
 # --------------------------------------------------------------------------------------------------
 # Tokens
@@ -83,14 +83,15 @@ def end_of(enc):
     return enc.eot_token
 
 
-def line_of(step):
-    """A sentence or an equation has a line of its own; but bare words go on in the line, which
-    makes each of them one token of the word tokenizer."""
-    return " " + step if step.replace(" ", "").isalpha() else step + "\n"
+def lines_of(steps):
+    """A step has a line of its own; but where all steps of a problem are bare words they share one,
+    which makes each of them one token of the word tokenizer."""
+    bare = all(step.replace(" ", "").isalpha() for step in steps)
+    return [" " + step if bare else step + "\n" for step in steps]
 
 
 def text_of(example):
-    return "".join([example.question + "\n", *map(line_of, example.steps), "### " + example.answer])
+    return "".join([example.question + "\n", *lines_of(example.steps), "### " + example.answer])
 
 
 def encode_question(question, enc):
@@ -100,7 +101,7 @@ def encode_question(question, enc):
 def encode(example, enc):
     """An Example of ids. No text becomes a special token, not even one that spells it."""
     return Example(encode_question(example.question, enc),
-                   [enc.encode_ordinary(line_of(step)) for step in example.steps],
+                   [enc.encode_ordinary(line) for line in lines_of(example.steps)],
                    enc.encode_ordinary("### " + example.answer) + [end_of(enc)])
 
 
@@ -187,13 +188,10 @@ def main(argv=None):
             help=f"{', '.join(tasks)}: {size.text} (default: {size.official})")
     args = parser.parse_args(argv)
     size = {name: getattr(args, name) for name in SIZES if getattr(args, name) is not None}
-    try:
-        records = problems(args.task, args.n, args.seed, args.split, balanced=args.balanced, **size)
-        with open(args.out, "w", encoding="utf-8") as file:
-            json.dump(records, file)
-    except (UserError, OSError, KeyboardInterrupt) as error:
-        raise SystemExit(f"data.py: {str(error) or 'stopped'}")
-    print(f"wrote {len(records)} problems to {args.out}")
+    with told("data.py"):
+        write_whole(args.out, "w", lambda file: json.dump(problems(
+            args.task, args.n, args.seed, args.split, balanced=args.balanced, **size), file))
+        print(f"wrote {args.n} problems to {args.out}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from harness.gpt2 import load_gpt2
 from harness.settings import Settings, count
 from harness.start import load_run, pick_device, problems_that_fit
 from model import generate, think
-from tasks.record import UserError, is_correct
+from tasks.record import UserError, is_correct, told
 
 
 def prompts_of(examples, k, c, enc):
@@ -107,6 +107,8 @@ def ask_checkpoint(args):
         ask(model, enc, c, test[args.index].question, *options, test[args.index].answer)
     elif args.question is not None:
         ask(model, enc, c, args.question, *options)
+    elif sys.stdin is None:
+        raise UserError("there is no keyboard here: ask by --question or --index")
     else:
         print("one question a line; an empty line ends", flush=True)
         while question := sys.stdin.readline().strip():
@@ -140,10 +142,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.init and (not args.question or args.n_thoughts is not None or args.top is not None):
         parser.error("--init needs a --question, and has no thoughts for --n_thoughts or --top")
-    try:
+    with told("sample.py"):
         (continue_text if args.init else ask_checkpoint)(args)
-    except (UserError, KeyboardInterrupt) as error:
-        raise SystemExit(f"sample.py: {str(error) or 'stopped'}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from harness.start import settings_of_run, start_run
 from model import supervised_loss, think
 from sample import answers, prompts_of
 from tasks.common import checksum
-from tasks.record import UserError, is_correct
+from tasks.record import UserError, is_correct, told
 
 
 def train(s, splits, model, enc, optimizer, run):
@@ -180,18 +180,16 @@ def print_stage(stage, examples, c, enc):
 def main(argv=None):
     if RANK > 0:  # rank 0 prints for all
         sys.stdout = open(os.devnull, "w")
-    s = None
-    try:
+    with told("train.py"):
         s = settings_of_run(parse(argv))
-        result = train(s, *start_run(s))
-    except UserError as error:  # a wrong option or file, a full disk, a loss of nan
-        raise SystemExit(f"train.py: {error}")
-    except KeyboardInterrupt:
-        go_on = s and s.lock and f"; go on:  python train.py --out_dir {quote(s.out_dir)} --resume"
-        raise SystemExit(f"\nstopped{go_on or ''}")
-    finally:
-        if s and s.lock:
-            s.lock.close()  # of its folder
+        try:
+            result = train(s, *start_run(s))
+        except KeyboardInterrupt:
+            go_on = f"go on:  python train.py --out_dir {quote(s.out_dir or '')} --resume"
+            raise UserError(f"stopped; {go_on}" if s.lock else "stopped")
+        finally:
+            if s.lock:
+                s.lock.close()  # of its folder
     leave()
     return result
 

@@ -1,85 +1,97 @@
-"""Runs that are done: reading and keeping their logs, a table of many, and how far two differ."""
+"""Runs that are done: reading and keeping their logs, tables of many, and how far two differ."""
 import json
 import os
+import subprocess
 from contextlib import redirect_stdout
 from datetime import date
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from statistics import mean, pstdev, stdev
-from subprocess import run
-from textwrap import fill
 
 from curriculum import METHODS
 from harness.settings import label, read_settings
 from harness.start import tested_problems
 from tasks.common import checksum, shortcut_accuracy
-from tasks.record import UserError
-
-
-def runs_of(paths):
-    """[(name, Settings, lines on epochs, line of test results or None), ..] of runs. A path is a
-    run's folder; its metrics.jsonl under any name; or FILE.jsonl:NAME, a run of a file of many,
-    where wildcards in NAME, of which none stands for a slash, make it all runs that match."""
-    found = []
-    for path in paths:
-        file, many, name = path.partition(".jsonl:")
-        lines = ([line for line in json_lines(file + ".jsonl") if fnmatchcase(line["name"], name)
-                  and line["name"].count("/") == name.count("/")] if many
-                 else [line_of_log(path) | {"name": path}])
-        if not lines:
-            raise UserError(f"{file}.jsonl has no run {name}")
-        for line in lines:
-            saved, method = line["settings"], line["settings"].get("method")
-            with redirect_stdout(None):  # no note on what is unknown here: the label has it
-                s = read_settings(saved | ({} if method in METHODS else {"method": "coconut"}))
-            if method not in METHODS:  # a patch's: it stands in the label, too
-                s.unknown["method"] = method
-            found.append((line["name"], s, line["epochs"], line["test"]))
-    return found
-
-
-def read_metrics(path):
-    """(Settings, lines on epochs, line of test results or None) of one run."""
-    (_, *one), *others = runs_of([path])
-    if others:
-        raise UserError(f"{path} stands for {1 + len(others)} runs, but one is asked for")
-    return tuple(one)
-
-
-def line_of_log(path):
-    """What a file of many runs has of one, but for its name, from its folder or metrics.jsonl."""
-    header, *epochs = json_lines(in_folder(path, "metrics.jsonl"))
-    if not isinstance(header.get("settings"), dict) or "name" in header:
-        raise UserError(f"{path} is no log of a run (one of a file of many is {path}:NAME)")
-    test = epochs.pop() if epochs and "test_accuracy" in epochs[-1] else None
-    return {"settings": header["settings"], "machine": f"{header.get('machine')}, torch "
-            f"{header.get('torch')}", "threads": header.get("threads"), "epochs": epochs,
-            "test": test}
+from tasks.record import UserError, write_whole
 
 
 def json_lines(path):
     """The dicts on the lines of a file; UserError if it holds anything else."""
     try:
         with open(path, encoding="utf-8") as file:
-            lines = [dict(json.loads(line)) for line in file]
+            return [dict(json.loads(line)) for line in file]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no log of train.py ({error})") from None
-    return lines or [{}]
+
+
+def append(path, head, rest):
+    """Append a line to a file of many: head, the commit and the date of today, and the rest."""
+    git = subprocess.run("git rev-parse --short HEAD", shell=True, cwd=os.path.dirname(__file__),
+                         capture_output=True, text=True)
+    line = head | {"commit": git.stdout.strip() or None, "date": str(date.today())} | rest
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error})") from None
 
 
 def in_folder(path, name):
     return os.path.join(path, name) if os.path.isdir(path) else path
 
 
-def commit_and_date():
-    git = run("git rev-parse --short HEAD", shell=True, cwd=os.path.dirname(__file__),
-              capture_output=True, text=True)
-    return {"commit": git.stdout.strip() or None, "date": str(date.today())}
+def log_of(run):
+    """What a line of results/runs.jsonl has of a run: its log, from its folder or metrics.jsonl."""
+    header, *epochs = json_lines(in_folder(run, "metrics.jsonl")) or [{}]
+    if not {"settings", "machine"} <= header.keys() or "name" in header:
+        raise UserError(f"{run} is no log of a run (one of a file of many is {run}:NAME)")
+    test = epochs.pop() if epochs and "test_accuracy" in epochs[-1] else None
+    machine = f"{header['machine']}, torch {header['torch']}"
+    return {"settings": header["settings"], "machine": machine, "threads": header["threads"],
+            "epochs": epochs, "test": test}
 
 
-def append(path, line):
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+def runs_of(paths, done=True):
+    """[(name, Settings, lines on epochs, line of test results), ..] of runs, all of which must be
+    done, unless done is False. A path is a run's folder; its metrics.jsonl under any name; or
+    FILE.jsonl:NAME, a run of a file of many, where wildcards in NAME, of which none stands for a
+    slash, make it all runs that match."""
+    lines = []
+    for path in paths:
+        file, many, name = path.partition(".jsonl:")
+        found = ([line for line in json_lines(file + ".jsonl") if fnmatchcase(line["name"], name)
+                  and line["name"].count("/") == name.count("/")] if many
+                 else [{"name": path} | log_of(path)])
+        if not found:
+            raise UserError(f"{file}.jsonl has no run {name}")
+        lines += found
+    if stopped := [line["name"] for line in lines if done and line["test"] is None]:
+        raise UserError(f"{', '.join(stopped)} has no test results: the run is not done")
+    return [(line["name"], settings_of(line["settings"]), line["epochs"], line["test"])
+            for line in lines]
+
+
+def settings_of(saved):
+    """The Settings of a log, also of a patch's, whose own settings stand in s.unknown and so in the
+    label. So does its method, if that is not here; it then counts as coconut."""
+    method = saved["method"]
+    with redirect_stdout(None):  # no note on what is unknown: the label has it
+        s = read_settings(saved | {"method": method if method in METHODS else "coconut"})
+    if method not in METHODS:
+        s.unknown["method"] = method
+    return s
+
+
+def keep(run, name, patch=None, out="results/runs.jsonl"):
+    """Append a run's log to a file of many, where it is FILE.jsonl:NAME from then on."""
+    if os.path.exists(out) and name in [line["name"] for line in json_lines(out)]:
+        raise UserError(f"{out} has a run {name} already")
+    append(out, {"name": name, "patch": patch}, log_of(run))
+
+
+TABLE = ["task", "data", "method", "seeds", "after each stage", "test", "sd", "best guess",
+         "tokens", "ms", "minutes"]
+COMPARISON = ["method", "seeds", "problems", "test", "difference", "95 % interval"]
 
 
 def print_table(names, rows):
@@ -92,82 +104,114 @@ def grouped(paths):
     epochs, line of test results), ..]}: the runs of a group differ in the seed alone, and sorted
     keys make an order."""
     groups = {}
-    for path, s, epochs, result in runs_of(paths):
-        if result is None:
-            raise UserError(f"{path} has no test results: the run is not done")
+    for path, s, epochs, test in runs_of(paths):
         key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))
         runs = groups.setdefault(key, [])
         if s.seed in (other.seed for other, *_ in runs):
             raise UserError(f"{path} is a second run of {label(s)} with seed {s.seed}")
-        runs.append((s, epochs, result))
+        runs.append((s, epochs, test))
     return groups
 
 
-TABLE = ["task", "data", "method", "seeds", "after each stage", "test", "sd", "best guess",
-         "tokens", "ms", "minutes"]
+def table(runs):
+    """Print a row for all runs that differ in the seed alone, averaged.
+
+    Accuracy is in %, after each stage on validation problems; sd is over the seeds. best guess: of
+    the best shortcut on the same test problems, if they are generated and none was too long.
+    tokens: written ones and thoughts, and ms: to write the answer, in batches, of a problem.
+    minutes: of training."""
+    print_table(TABLE, rows_of_table(runs))
 
 
 def rows_of_table(paths):
-    """A row of TABLE for all runs that differ in the seed alone, averaged; sd is over them.
-
-    Accuracy is in %, after each stage on validation problems. best guess: of the best shortcut on
-    the same test problems, if they are generated and none was too long. tokens: written ones and
-    thoughts, and ms: to write the answer, in batches, of a problem. minutes: of training."""
     rows = []
     for (task, _, _, data, name), runs in sorted(grouped(paths).items()):
-        _, histories, results = zip(*runs)
+        _, histories, tests = zip(*runs)
         by_stage = [{line["stage"]: 100 * line["val_accuracy"] for line in epochs}
                     for epochs in histories]
-        stages = " ".join(f"{mean(run[stage] for run in by_stage if stage in run):.1f}"
-                          for stage in sorted(set().union(*by_stage)))
-        tests = [100 * result["test_accuracy"] for result in results]
-        sd = f"{stdev(tests):.1f}" if len(tests) > 1 else ""
-        known = all(s.generated and s.n_test == result["test_n"] for s, _, result in runs)
-        guesses = [best_guess(s, result) for s, _, result in runs] if known else [None]
-        guess = "" if None in guesses else f"{100 * mean(guesses):.1f}"
-        tokens, seconds, minutes = (mean(result[key] for result in results) / unit for key, unit in
-                                    [("test_tokens", 1), ("test_seconds", 1e-3), ("seconds", 60)])
-        rows.append([f"`{task}`", data, f"`{name}`", len(runs), stages, f"{mean(tests):.1f}",
-                     sd, guess, f"{tokens:.1f}", f"{seconds:.0f}", f"{minutes:.0f}"])
+        stages = [mean(run[stage] for run in by_stage if stage in run)
+                  for stage in sorted(set().union(*by_stage))]
+        right = [100 * test["test_accuracy"] for test in tests]
+        guesses = [best_guess(s, test) for s, _, test in runs]
+        tokens, seconds, training = (mean(test[key] for test in tests)
+                                     for key in ("test_tokens", "test_seconds", "seconds"))
+        rows.append([f"`{task}`", data, f"`{name}`", len(runs),
+                     " ".join(f"{accuracy:.1f}" for accuracy in stages), f"{mean(right):.1f}",
+                     f"{stdev(right):.1f}" if len(runs) > 1 else "",
+                     "" if None in guesses else f"{100 * mean(guesses):.1f}",
+                     f"{tokens:.1f}", f"{1e3 * seconds:.0f}", f"{training / 60:.0f}"])
     return rows
 
 
-COMPARISON = ["method", "seeds", "problems", "test", "difference", "95 % interval"]
+GUESSES = {}  # {what decides on the test problems: shortcuts_on them}, as many runs share them
+
+
+def shortcuts_on(s, test):
+    """{shortcut: its accuracy} on the problems that a run was tested on. UserError if they are not
+    known any more."""
+    asked = s.task, s.data, str(s.size()), s.seed, s.n_test, test["test_n"]
+    if asked not in GUESSES:
+        examples = tested_problems(s)
+        known = test["test_n"], test.get("test_problems", checksum(examples))
+        if known != (len(examples), checksum(examples)):
+            raise UserError(f"{label(s)} with seed {s.seed} was tested on other problems than the "
+                            f"{len(examples)} of {s.data}: a file has changed, or some were too "
+                            "long for the model, and then `accuracy` has the shortcuts on the rest")
+        GUESSES[asked] = shortcut_accuracy(s.task, examples)
+    return GUESSES[asked]
+
+
+def best_guess(s, test):
+    """The accuracy of the best shortcut on a run's test problems. None if no shortcut applies, if
+    the problems come from files, or if some were too long for the model."""
+    known = s.generated and s.n_test == test["test_n"]
+    return max(shortcuts_on(s, test).values(), default=None) if known else None
+
+
+def shortcuts(runs):
+    """Print how many of their test problems, in %, runs and each of the task's shortcuts solve."""
+    print_table(["run", "by", "test"], [
+        [name, by, f"{100 * accuracy:.1f}"] for name, s, _, test in runs_of(runs)
+        for by, accuracy in [("model", test["test_accuracy"]), *shortcuts_on(s, test).items()]])
+
+
+def compare(runs):
+    """Print by how many points the accuracy of runs differs from that of the first path's runs.
+
+    They are paired problem by problem: runs of equal seed, as they were asked the same problems.
+    The interval tells what other problems would give; what other seeds give, sd in `table` tells.
+    """
+    print_table(COMPARISON, comparison(runs))
 
 
 def comparison(paths):
-    """A row of COMPARISON for all runs that differ in the seed alone: their accuracy in %, and by
-    how many points it differs from that of the first path's runs, with a paired_interval.
-
-    Runs of equal seed are paired, as they were asked the same problems. The interval tells what
-    other problems would give; what other seeds give, the sd of `table` tells."""
-    groups, rows = grouped(paths), []
-    by_seed = [{s.seed: result for s, _, result in runs} for runs in groups.values()]
-    asked = [{seed: result.get("test_problems") for seed, result in seeds.items()}
-             for seeds in by_seed]
-    first = by_seed[0]
-    for (task, _, _, data, name), seeds, problems in zip(groups, by_seed, asked):
-        if problems != asked[0] or None in problems.values():
-            raise UserError(f"{name} on {task}, {data}, with the seeds {sorted(seeds)}, was not "
+    rows, first = [], None
+    for (task, _, _, data, name), runs in grouped(paths).items():
+        tests = {s.seed: test for s, _, test in runs}
+        asked = {seed: test.get("test_problems") for seed, test in tests.items()}
+        if first is None:
+            first, asked_first = tests, asked
+        if asked != asked_first or None in asked.values():
+            raise UserError(f"{name} on {task}, {data}, with the seeds {sorted(tests)}, was not "
                             f"asked the problems of the first, with {sorted(first)}, or its log is "
                             "too old to tell: task, data, sizes, n_test, seeds must be the same")
-        differences = paired_differences(seeds, first)
+        differences = paired_differences(tests, first)
         low, high = paired_interval(differences)
-        told = [f"{100 * mean(differences):+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}"]
-        test = mean(result["test_accuracy"] for result in seeds.values())
-        rows.append([f"`{name}`", len(seeds), len(differences), f"{100 * test:.1f}",
-                     *(told if seeds is not first else ["", ""])])
+        right = mean(test["test_accuracy"] for test in tests.values())
+        rows.append([f"`{name}`", len(tests), len(differences), f"{100 * right:.1f}",
+                     f"{100 * mean(differences):+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}"])
+    rows[0][4:] = "", ""  # the first does not differ from itself
     return rows
 
 
-def paired_differences(seeds, first):
-    """For each problem whether the runs got it right (1 or 0), less whether the first did. seeds,
+def paired_differences(tests, first):
+    """For each problem whether the runs got it right (1 or 0), less whether the first did. tests,
     first: {seed: line of test results}. A file has the same problems at every seed, which then
     count once, with the mean over the seeds."""
     found = {}
-    for seed, result in seeds.items():
-        pairs = zip(result["test_right"], first[seed]["test_right"])
-        found.setdefault(result["test_problems"], []).append([int(a) - int(b) for a, b in pairs])
+    for seed, test in tests.items():
+        pairs = zip(test["test_right"], first[seed]["test_right"])
+        found.setdefault(test["test_problems"], []).append([int(a) - int(b) for a, b in pairs])
     return [mean(same) for lists in found.values() for same in zip(*lists)]
 
 
@@ -188,43 +232,21 @@ def interval(right, n):
     return max(0.0, low), min(1.0, high)  # rounding may lead outside
 
 
-GUESSES = {}  # {what decides on the test problems: their best guess}, as many runs share them
-
-
-def best_guess(s, result):
-    """The accuracy of the rule that has most of a run's test problems; None if no rule applies."""
-    asked = (s.task, s.data, str(s.size()), s.seed, s.n_test, result["test_n"])
-    if asked not in GUESSES:
-        accuracies = shortcut_accuracy(s.task, problems_of_log(s, result))
-        GUESSES[asked] = max(accuracies.values(), default=None)
-    return GUESSES[asked]
-
-
-def problems_of_log(s, result):
-    """The Examples that a run was tested on. UserError if they are not known any more."""
-    test = tested_problems(s)
-    known = result["test_n"], result.get("test_problems", checksum(test))
-    if known != (len(test), checksum(test)):
-        raise UserError(f"{label(s)} with seed {s.seed} was tested on other problems than the "
-                        f"{len(test)} of {s.data}: a file has changed, or some were too long for "
-                        "the model, and then `accuracy` has the shortcuts on just those")
-    return test
-
-
-def curve(paths):
-    """A matplotlib Figure of loss and accuracy over steps, a color for runs that differ in the seed
-    alone. Dashed: where the stages of the last run begin."""
+def curve(runs, out="curve.png"):
+    """Draw loss and accuracy over training, a color for runs that differ in the seed alone. Dashed:
+    where the stages of the last run begin."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("pictures are drawn with matplotlib: pip install matplotlib") from None
     figure, colors = Figure(figsize=(7, 6.4), dpi=130, layout="constrained"), {}
     above, below = figure.subplots(2, 1, sharex=True)
-    for _, s, epochs, _ in runs_of(paths):
+    for _, s, epochs, _ in runs_of(runs, done=False):
         name = f"{s.task}, {s.data}: {label(s)}"
-        style = {"alpha": 0.6, "label": None if name in colors else fill(name, 60),
+        style = {"alpha": 0.6, "label": None if name in colors else name,
                  "color": colors.setdefault(name, f"C{len(colors)}")}
         steps = [line["step"] for line in epochs]
+        above.plot(steps, [line["train_loss"] for line in epochs], ":", **style)
         above.plot(steps, [line["val_loss"] for line in epochs], **style)
         below.plot(steps, [100 * line["val_accuracy"] for line in epochs], **style)
     for last, line in pairwise(epochs):
@@ -232,7 +254,8 @@ def curve(paths):
             above.axvline(last["step"], color="0.6", linestyle="--")
             below.axvline(last["step"], color="0.6", linestyle="--")
             below.text(last["step"], 2, f" {line['stage']}", color="0.4")
-    above.set(yscale="log", ylabel="validation loss, nats a token")
+    above.set(yscale="log", ylabel="loss, nats a token (dotted: training)")
     below.set(xlabel="optimizer steps (dashed: a new stage)", ylabel="accuracy, %", ylim=(0, 103))
-    below.legend(loc="lower right")
-    return figure
+    below.legend(loc="lower right", fontsize="small")
+    write_whole(out, "wb", figure.savefig)
+    print(f"drew {out}")

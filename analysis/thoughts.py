@@ -1,9 +1,10 @@
 """
 Look into the thoughts of a trained model: the paper's section 4, and the controls that it lacks.
 
-A measure is a function from a Probe, a model with its problems, to a dict that JSON can hold and
-__main__.py prints, with lists of dicts as tables. To measure something else, write another one.
+A measure is a function from a Probe to a dict that JSON can hold and __main__.py prints, with lists
+of dicts as tables. To measure something else, write another one.
 """
+import os
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -13,15 +14,15 @@ import torch
 import torch.nn.functional as F
 
 from analysis.runs import in_folder, interval
-from curriculum import Curriculum, n_thoughts
-from data import line_of
+from curriculum import n_thoughts
+from data import lines_of
 from harness.settings import Settings
 from harness.start import load_run, pick_device, problems_that_fit
 from model import GPT
 from sample import answers, nearest_tokens, prompts_of, thoughts_after
 from tasks.common import points, shortcut_accuracy
 from tasks.prosqa import CATEGORIES, category, read_question
-from tasks.record import UserError, is_correct
+from tasks.record import UserError, is_correct, write_whole
 
 
 @dataclass
@@ -30,25 +31,22 @@ class Probe:
     model: GPT
     enc: object  # tiktoken.Encoding
     examples: list  # Examples of text
-    task: str
-    c: Curriculum
+    s: Settings  # of its training
     stage: int  # that the training has reached
-    max_new_tokens: int
     batch_size: int = 64
-    names: bool = False  # ProsQA: it learned steps that are names of nodes, no sentences
 
     @property
     def k(self):
         """The thoughts that the model was trained with at last."""
-        return n_thoughts(self.stage, self.c)
+        return n_thoughts(self.stage, self.s.curriculum())
 
     def prompts(self, k):
-        return prompts_of(self.examples, k, self.c, self.enc)
+        return prompts_of(self.examples, k, self.s.curriculum(), self.enc)
 
     def written(self, k, on_thought_of=None):
         """[(text, length), ..]: what it writes after k thoughts, see sample.answers."""
         return answers(self.model, self.prompts(k), self.enc, self.batch_size,
-                       self.max_new_tokens, on_thought_of)
+                       self.s.max_new_tokens, on_thought_of)
 
     def right(self, written):
         """Whether each answer is right."""
@@ -56,8 +54,8 @@ class Probe:
 
     def thoughts(self, k):
         """(examples, k, C): the k thoughts of every example. UserError for a run without any."""
-        if k == 0 or self.c.fill != "thought":
-            raise UserError(f"{self.c.method} at stage {self.stage} has no thoughts to look at")
+        if k == 0 or self.s.curriculum().fill != "thought":
+            raise UserError(f"{self.s.method} at stage {self.stage} has no thoughts to look at")
         prompts = self.prompts(k)
         return torch.cat([thoughts_after(self.model, prompts[i:i + self.batch_size], self.enc)
                           for i in range(0, len(prompts), self.batch_size)])
@@ -73,8 +71,18 @@ def load_probe(run, data=None, n=None, device="auto"):
     ckpt, model, enc = load_run(in_folder(run, "ckpt.pt"), pick_device(device))
     s = Settings(**ckpt["settings"])
     examples = problems_that_fit(s, model, enc, data)[:n or None]
-    return Probe(model, enc, examples, s.task, s.curriculum(), ckpt["run"]["stage"],
-                 s.max_new_tokens, names=s.steps == "names")
+    return Probe(model, enc, examples, s, ckpt["run"]["stage"])
+
+
+def slim(run, out="slim.pt"):
+    """Write a run's checkpoint anew with weights in float16 and without the optimizer: a sixth."""
+    ckpt = load_run(in_folder(run, "ckpt.pt"))[0]
+    ckpt["settings"] |= ckpt.pop("unknown")
+    ckpt["model"] = {name: tensor.half() for name, tensor in ckpt["model"].items()}
+    ckpt["model"]["lm_head.weight"] = ckpt["model"]["wte.weight"]  # one tensor, stored once
+    ckpt.pop("optimizer", None)  # a slim one has none
+    write_whole(out, "wb", lambda file: torch.save(ckpt, file))
+    print(f"wrote {os.path.getsize(out) / 1e6:.1f} MB to {out}")
 
 
 def share_of(right):
@@ -92,10 +100,10 @@ def categories(probe, written):
 
 
 def accuracy(probe):
-    """Print a run's accuracy at the stage that it has reached, and what it depends on.
+    """Count the right answers at the stage that a run has reached, and what they depend on.
 
-    On what it writes, for ProsQA; on the steps of a problem; on whether a shortcut is right, silent
-    or wrong: a model that uses none has no gap."""
+    On the kind of answer, for ProsQA; on the steps of a problem; on whether a shortcut is right,
+    silent or wrong: a model that does not use it is as good in all three."""
     written = probe.written(probe.k)
     right, lengths = probe.right(written), [len(example.steps) for example in probe.examples]
 
@@ -108,14 +116,13 @@ def accuracy(probe):
             "shortcuts": [{"shortcut": name, "alone": mean(values), "where it is right":
                            where(values, 1), "silent": where(values, 0.5),
                            "wrong": where(values, 0)}
-                          for name, values in points(probe.task, probe.examples).items()]}
+                          for name, values in points(probe.s.task, probe.examples).items()]}
 
 
 def sweep(probe, most=None):
-    """Answer with fewer and more thoughts than at the last stage (paper, Figure 3).
+    """Answer with 0 to --most thoughts, by default as many as at the last stage (paper, Figure 3).
 
-    With 0 to --most (by default as many as at the last stage). Only a model trained with
-    --uniform_prob has seen them all."""
+    Only a model trained with --uniform_prob has learned all of them to the end."""
     rows = []
     for k in range(1 + (probe.k if most is None else most)):
         written = probe.written(k)
@@ -126,13 +133,13 @@ def sweep(probe, most=None):
 
 
 def retry(probe, most=4, seed=0):
-    """Let a run answer ProsQA again where it names neither option, with or without thoughts.
+    """Let a run answer ProsQA again, up to --most times, where it names neither option.
 
-    Up to --most times, with tokens by chance. neither: the share that still names neither; with a
-    coin: the accuracy if one is tossed for these; tokens: of all tries."""
+    Tokens are then drawn by chance. neither: the share that still names neither; with a coin: the
+    accuracy if one is tossed for these; tokens: of all tries."""
     options = [read_question(example.question)[-1] for example in probe.examples]
     n, tokens, rows, written = len(options), 0, [], [("", 0)] * len(options)
-    thoughts = probe.k * (probe.c.fill == "thought")  # pauses are not counted
+    thoughts = probe.k * (probe.s.curriculum().fill == "thought")  # pauses are not counted
 
     def undecided():
         last_words = [text.split(" ")[-1].rstrip(".") for text, _ in written]
@@ -167,7 +174,7 @@ def gumbel(seed):
 def intervene(probe, seed=0):
     """Replace the thoughts by something else, and count the right answers.
 
-    Where they stay as many, nothing that was taken away was needed. Frozen from thought i on: those
+    If they stay as many, nothing that was taken away was needed. Frozen from thought i on: those
     that follow are copies of it."""
     thoughts, n = probe.thoughts(probe.k), len(probe.examples)  # (n, k, C)
     if n < 2:
@@ -187,7 +194,7 @@ def intervene(probe, seed=0):
         trials[f"frozen from thought {i} on"] = torch.cat([thoughts[:, :i], copies], dim=1)
     rows = [{"thoughts": name} | share_of(probe.right(probe.written(probe.k, put_in(values))))
             for name, values in trials.items()]
-    return {"n": n, "rows": rows, "shortcuts": shortcut_accuracy(probe.task, probe.examples)}
+    return {"n": n, "rows": rows, "shortcuts": shortcut_accuracy(probe.s.task, probe.examples)}
 
 
 def put_in(values):
@@ -198,9 +205,9 @@ def put_in(values):
 def decode(probe, show=3, top=5):
     """Show what tokens the thoughts are nearest to by the LM head, and of which steps they are.
 
-    Of --show problems: each thought's --top nearest tokens with their probabilities, its norm, and
-    its cosine with the thought before. Of all: how often its nearest token is the first of step 1,
-    2, .. (of an equation's result) or of the answer, were they written."""
+    Of --show problems: each thought's nearest tokens with their probabilities, its norm, and its
+    cosine with the thought before. Of all: how often its nearest token is the first of step 1, 2,
+    .. (of an equation's result) or of the answer, were they written."""
     thoughts, shown, rows = probe.thoughts(probe.k), [], []  # (examples, k, C)
     for problem, some in enumerate(thoughts[:show]):
         cosines = [None, *F.cosine_similarity(some[1:], some[:-1]).tolist()]
@@ -219,6 +226,6 @@ def decode(probe, show=3, top=5):
 
 def first_tokens(example, enc):
     """{"step 1": its first token, or its result's, .., "answer": the answer's}."""
-    parts = {f"step {i}": line_of(step).split("=")[-1]
-             for i, step in enumerate(example.steps, start=1)} | {"answer": "### "}
+    parts = {f"step {i}": line.split("=")[-1]
+             for i, line in enumerate(lines_of(example.steps), start=1)} | {"answer": "### "}
     return {name: enc.encode_ordinary(text)[0] for name, text in parts.items()}

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from data import encoding_state
-from harness.files import write_whole
 from harness.ranks import RANK, RANKS
+from tasks.record import write_whole
 
 
 @dataclass

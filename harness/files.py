@@ -1,4 +1,4 @@
-"""Files that cannot be trusted: disks fill up, and strangers wrote what we read."""
+"""Files that torch saved, by us or by strangers."""
 import os
 import pickle
 import zipfile
@@ -6,24 +6,6 @@ import zipfile
 import torch
 
 from tasks.record import UserError
-
-
-def write_whole(path, mode, write):
-    """Let write(file) make a new version of a file. Whatever ends it on the way, a crash or a full
-    disk, leaves the old version as it was. Raises UserError."""
-    part = path + ".tmp"
-    try:
-        with open(part, mode) as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch.save hides the first behind the second
-        if os.path.exists(part):
-            os.remove(part)
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise UserError(f"cannot write {path} ({reason}): what it held before is still there; once "
-                        "the reason is gone, try again (a run of train.py by --resume)") from None
 
 
 def read_torch(path):

@@ -8,7 +8,7 @@ import tiktoken
 import torch
 
 from curriculum import METHODS, last_stage, n_thoughts, stage_at
-from data import fitting, gpt2_encoding, line_of, markers_of, text_of, word_encoding
+from data import fitting, gpt2_encoding, lines_of, markers_of, text_of, word_encoding
 from harness.checkpoint import Run, checkpoint_of, machine_of
 from harness.files import is_checkpoint, read_torch
 from harness.folder import claim_folder, newest_run
@@ -79,7 +79,7 @@ def start_run(s, saved=True):
                                      s.n_valid, s.n_test)
     drawn = lru_cache(maxsize=1)(drawn)  # the first epoch's give the model its words, too
     if not s.generated and s.steps:
-        lines = [line_of(step) for example in drawn(0) for step in example.steps]
+        lines = [line for example in drawn(0) for line in lines_of(example.steps)]
         s.steps = "sentences" if any(line.endswith("\n") for line in lines) else "names"
     seen = checksum([*(() if s.generated else drawn(0)), *valid, *test])
     if not s.resume:

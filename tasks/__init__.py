@@ -19,9 +19,10 @@ and may hold
     guesses        question -> {shortcut: the answer it bets on, or None if it has no opinion};
                    raises UserError for a question that is worded otherwise
 
-A thought replaces a step most easily if the step is one token, as a word of letters alone is. Such
-steps go on in one line. Any other step (a sentence, an equation, even "7") has a line of its own,
-and a token for each word, digit and sign, and for the line's end. See WORDS and line_of in data.py.
+A thought replaces a step most easily if the step is one token, as a word of letters alone is. Where
+all steps of a problem are such words, they go on in one line. Any other step (a sentence, an
+equation, even "7") has a line of its own, and a token for each word, digit and sign, and for the
+line's end. See WORDS and lines_of in data.py.
 """
 from importlib import import_module
 

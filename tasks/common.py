@@ -28,7 +28,7 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, grow=0, **si
     epoch: each has new problems. balanced: without the shortcuts of the official problems. grow: in
     the first so many epochs some are easier, fewer and fewer of them. size: the task's SIZES, where
     they are not the official ones. Raises UserError for what the task does not have."""
-    check(task, split, balanced, grow, size)
+    check(task, n, split, balanced, grow, size)
     module = TASKS[task]
     options = {name: some.official for name, some in module.SIZES.items()} | size
     if balanced:
@@ -46,8 +46,10 @@ def problems(task, n, seed, split="train", epoch=0, balanced=False, grow=0, **si
     return records
 
 
-def check(task, split, balanced, grow, size):
+def check(task, n, split, balanced, grow, size):
     """Raise UserError for arguments that `problems` cannot serve."""
+    if n < 1:
+        raise UserError(f"n must be 1 or more (got {n})")
     if split not in SPLITS:
         raise UserError(f"split must be train, valid or test (got {split!r})")
     for name, wanted, able in (("balanced", balanced, tasks_with("BALANCED")),
@@ -70,27 +72,43 @@ def split_of(question):
 
 
 def read_examples(path):
-    """Return the Examples of a file: a JSON list of records, a JSON object of ProntoQA's raw
-    problems, or GSM8k-Aug's lines, of which those without just one || are left out.
-
-    Raises UserError that names the file, the record and the reason. Empty steps are dropped."""
+    """Return the Examples of a file: records {question, steps, answer} as a JSON list or a line
+    each, a JSON object of ProntoQA's raw problems, or GSM8k-Aug's lines, of which those without
+    just one || are left out. Raises UserError that names the file, the record and the reason.
+    Empty steps are dropped."""
     text = read_text(path)
+    lines = [(f"line {i}", line) for i, line in enumerate(text.split("\n"), start=1)
+             if line.strip()]
     if text.lstrip()[:1] in ("[", "{"):
-        try:
-            records = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not valid JSON: {error}") from None
-        if isinstance(records, dict):
-            records = [TASKS["prontoqa"].read_raw(raw) for raw in records.values()]
+        records = read_json(path, text, lines)
     else:
-        lines = [line for line in text.split("\n") if line.strip()]
-        records = [TASKS["gsm8k"].read_line(line) for line in lines if line.count("||") == 1]
+        records = [(where, TASKS["gsm8k"].read_line(line, f"{path}, {where}"))
+                   for where, line in lines if line.count("||") == 1]
         if 0 < len(records) < len(lines):
             print(f"left out {len(lines) - len(records)} lines of {path}, which are no problems")
     if not records:
         raise UserError(f"{path} holds no problems, neither [{{question, steps, answer}}, ..] "
                         "nor lines `question||<<a=b>> .. #### answer`")
-    return [to_example(record, f"{path}, record {i}") for i, record in enumerate(records, start=1)]
+    return [to_example(record, f"{path}, {where}") for where, record in records]
+
+
+def read_json(path, text, lines):
+    """Return [(where it stands, record), ..] of a file of JSON, or of JSON in every line."""
+    try:
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError:
+            if len(lines) < 2 or not lines[0][1].rstrip().endswith("}"):
+                raise
+            return [(where, json.loads(line)) for where, line in lines]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if isinstance(data, dict) and isinstance(data.get("data"), list):
+        data = data["data"]
+    if isinstance(data, dict) and "question" not in data:
+        return [(key, TASKS["prontoqa"].read_raw(raw)) for key, raw in data.items()]
+    records = data if isinstance(data, list) else [data]
+    return [(f"record {i}", record) for i, record in enumerate(records, start=1)]
 
 
 def read_text(path):
@@ -167,11 +185,13 @@ def read_splits(source, task):
 
 
 def find_split(folder, task, split):
-    names = [start + split + end for start in ("", f"{task}_") for end in (".json", ".txt")]
+    other = {"valid": ["val", "validation", "dev"]}.get(split, [])
+    names = [start + word + end for start in ("", f"{task}_", "gsm_") for word in (split, *other)
+             for end in (".json", ".jsonl", ".txt")]
     for path in (os.path.join(folder, name) for name in names):
         if os.path.exists(path):
             return path
-    raise UserError(f"{folder} has no {split} split: one of {', '.join(names)}")
+    raise UserError(f"{folder} has no {split} split, such as {split}.json, .jsonl or .txt")
 
 
 def unrepeated(examples, others, where):

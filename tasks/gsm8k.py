@@ -18,7 +18,7 @@ drawn on the spot.
 import math
 import re
 
-from tasks.record import Size
+from tasks.record import Size, UserError
 
 URL = "githubusercontent.com/{}da03/Internalize_CoT_Step_by_Step/main/data/gsm8k/{}.txt"
 OFFICIAL = {
@@ -37,11 +37,16 @@ PAPER = {"n_train": 385620, "n_valid": 500, "n_test": 1319, "c_thought": 2, "max
          "extra_stage": True, "epochs_stage_0": 6, "epochs_per_stage": 3, "max_new_tokens": 64}
 
 
-def read_line(line):
-    """Return the record of a line of GSM8k-Aug's files."""
+def read_line(line, where):
+    """Return the record of a line of GSM8k-Aug's files. Its steps are those in <<..>>, blanks
+    included; a text without any is one step. UserError, that says where, if it has both."""
     question, rest = line.split("||")
-    steps, _, answer = rest.partition("####")
-    return {"question": question.strip(), "steps": steps.split(), "answer": answer.strip()}
+    text, _, answer = rest.partition("####")
+    steps = re.findall(r"<<.*?>>", text)
+    between = re.sub(r"<<.*?>>", "", text).strip()
+    if steps and between:
+        raise UserError(f"{where} has text beside its steps in <<..>>: {between[:40]!r}")
+    return {"question": question.strip(), "steps": steps or [between], "answer": answer.strip()}
 
 
 OPENERS = [

@@ -1,4 +1,10 @@
-"""The record of a problem, how it is scored, what a task's file says of its sizes; UserError."""
+"""
+The record of a problem, how it is scored, and what a task's file says of its sizes. Below them what
+every program needs: how it tells a user's mistakes, and how it writes a file.
+"""
+import os
+import sys
+from contextlib import contextmanager
 from typing import NamedTuple
 
 
@@ -28,3 +34,42 @@ def is_correct(written, answer):
 class UserError(ValueError):
     """A user's mistake, told in a sentence that names the mend. Commands end with that sentence;
     every other exception is a bug and shows its traceback."""
+
+
+@contextmanager
+def told(program):
+    """Around a program: a user's mistake ends it in a sentence, Ctrl-C in a word, a reader that has
+    gone (`| head`) in silence. Characters that the terminal does not have become question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        yield
+        sys.stdout.flush()
+    except UserError as error:
+        raise SystemExit(f"{program}: {error}")
+    except KeyboardInterrupt:
+        raise SystemExit(f"{program}: stopped")
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # Python would print the rest to it at its end
+        raise SystemExit(1)
+
+
+def write_whole(path, mode, write):
+    """Let write(file) make a new version of a file. Whatever ends it on the way, a crash or a full
+    disk, leaves the old version as it was. Raises UserError."""
+    part = path + ".tmp"
+    try:
+        with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        if os.path.exists(part):
+            os.remove(part)
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        if not isinstance(reason, OSError):  # torch.save hides one behind an error of its own
+            raise
+        raise UserError(f"cannot write {path} ({reason}): what it held before is still there; once "
+                        "the reason is gone, try again (a run of train.py by --resume)") from None

@@ -84,7 +84,8 @@ def test_a_run_that_ctrl_c_or_max_steps_stops_goes_on_as_if_it_had_not(
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(training, place, stop)
         train(*OPTIONS, *more, "--save_every", save_every, "--out_dir", out_dir)
-    assert str(end.value) == f"\nstopped; go on:  python train.py --out_dir '{out_dir}' --resume"
+    assert str(end.value) == (
+        f"train.py: stopped; go on:  python train.py --out_dir '{out_dir}' --resume")
     assert weights(out_dir)["run"]["step"] == saved
     assert train("--resume", "--max_steps", steps, "--out_dir", out_dir)["step"] == steps
     train("--resume", "--out_dir", out_dir)

@@ -4,8 +4,12 @@ import gzip
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
+import resource
+import subprocess
+import sys
 import traceback
 from http.client import IncompleteRead
 from pathlib import Path
@@ -13,14 +17,16 @@ from pathlib import Path
 import pytest
 import torch
 
+import data
 import sample
 from conftest import ROOT, tiny_gpt
 from curriculum import METHODS, last_stage, stage_at
+from data import text_of
 from harness import start
 from harness.settings import complete, label, parse, read_settings
 from harness.start import load_run
 from tasks import TASKS, prosqa
-from tasks.common import load_splits
+from tasks.common import load_splits, read_examples
 from test_train import PRONTOQA, SHORT, STAGES, TINY, train, weights
 
 pytestmark = pytest.mark.house
@@ -117,7 +123,7 @@ def test_help_has_the_values_of_the_task_in_question_and_no_other_tasks_sizes(ca
     (["--task", "chess"], "invalid choice: 'chess'"),
     (["--device", "abacus"], "no device abacus here"),
     (["--data", "official"], "no ProntoQA files were released"),
-    (["--init", "gpt3"], "no weights at gpt3: name a file, or gpt2"),
+    (["--init", "gpt3"], "no weights at gpt3: name a file, a folder, or gpt2"),
     (["--hops", "7"], "hops must be 1..6"),
     (["--init", "gpt2", "--n_layer", "3"], "--n_layer contradicts the weights: --init gpt2 has it"),
     (["--init", "{run}", "--n_layer", "3"], "--n_layer contradicts the weights: --init "),
@@ -176,11 +182,12 @@ def test_a_forks_bug_shows_its_traceback(tmp_path, monkeypatch, run, name):
     (b" \n", "holds no problems"),
     (b"[" * 100_000, "is not valid JSON"),
     (b"[null]", "record 1 lacks question, steps or answer"),
-    (b'{"example1": {"test_example": {"question": "q"}}}', "record 1 lacks"),
+    (b'{"example1": {"test_example": {"question": "q"}}}', "example1 lacks"),
     ({"question": None}, "record 2: question and answer must be texts"),
     ({"steps": "Tom is a cat."}, "record 2: question and answer must be texts, steps a list of "),
     ({"question": " \n"}, "record 2 has an empty question or answer"),
-    (b"1 + 1?||<<1+1=2>> 2", "record 1 has an empty question or answer"),
+    (b"# 1 problem\n1 + 1?||<<1+1=2>>", "line 2 has an empty question or answer"),
+    (b"1 + 1?||That is <<1+1=2>> 2 #### 2", "line 1 has text beside its steps in <<..>>: 'That is"),
     ({"answer": "#5"}, "record 2 has a # in its answer"),
     ({"question": "Is \ud800 a cat?"}, "record 2 has half a character"),
     (gzip.compress(b"[]"), "no text in UTF-8, or packed"),
@@ -197,6 +204,56 @@ def test_a_malformed_file_is_refused_in_a_sentence(tmp_path, content, message, r
     text = refusal(train, "--data", path, "--out_dir", tmp_path / "run")
     assert text.startswith("train.py: ") and "problems.json" in text and message in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("content, steps", [
+    ("Q?||John has 2 cats. He buys 1. #### 3", ["John has 2 cats. He buys 1."]),
+    ("Q?||<<1 + 1 = 2>> <<2*3=6>> #### 6", ["<<1 + 1 = 2>>", "<<2*3=6>>"]),
+    ("Q?|| #### 6", []),
+    ("\n".join(json.dumps(GOOD | {"steps": ["Carry the one", "12+3=15"]}) for _ in range(2)),
+     ["Carry the one", "12+3=15"]),
+    (json.dumps({"data": [GOOD]}), GOOD["steps"]), (json.dumps(GOOD), GOOD["steps"])])
+def test_text_is_trained_as_it_was_written(tmp_path, content, steps):
+    (tmp_path / "file").write_text(content)
+    for example in read_examples(tmp_path / "file"):
+        assert example.steps == steps
+        assert text_of(example) == "\n".join([example.question, *steps, "### " + example.answer])
+
+
+def test_a_folders_files_may_have_other_names(tmp_path):
+    for name in ("gsm_train.json", "dev.jsonl", "gsm8k_test.txt"):
+        (tmp_path / name).write_text(f"{name}?||<<1+1=2>> #### 2" if name.endswith("txt") else
+                                     json.dumps(GOOD | {"question": f"{name}?"}))
+    drawn, valid, test = load_splits(str(tmp_path), "gsm8k", {}, 0, 0, 0, 0, 0)
+    assert [e.question for e in drawn(0) + valid + test] == [
+        "gsm_train.json?", "dev.jsonl?", "gsm8k_test.txt?"]
+
+
+@pytest.mark.parametrize("command, environment", [
+    ("{python} sample.py --index 1 --device cpu | head -1", {}),
+    ("{python} data.py prosqa {out} --n 9 --nodes 8 | true", {}),
+    ("{python} sample.py --ckpt {run} --question 'Is \u03b1 a cat?'", {"PYTHONIOENCODING": "ascii"}),
+    ("{python} sample.py < /dev/null", {})])
+def test_no_pipe_and_no_terminal_ends_a_program_in_a_traceback(
+        tmp_path, run, command, environment):
+    command = command.format(python=sys.executable, run=run, out=tmp_path / "out")
+    done = subprocess.run(command, shell=True, cwd=ROOT, text=True, capture_output=True,
+                          env={**os.environ, **environment})
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_a_full_disk_keeps_the_problems_that_were_there(tmp_path):
+    def child():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        with pytest.raises(SystemExit, match="cannot write .*File too large.*still there"):
+            data.main(["prosqa", str(tmp_path / "x.json"), "--n", "1000"])
+
+    (tmp_path / "x.json").write_text("good")
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0 and (tmp_path / "x.json").read_text() == "good"
+    assert os.listdir(tmp_path) == ["x.json"]
 
 
 def test_no_problem_is_both_trained_on_and_tested_on_and_none_counts_twice(tmp_path, capsys):
