@@ -138,7 +138,7 @@ class GPT(nn.Module):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(GPT2_URL.format(source), path, GPT2_SHA256[source])
         config = path.with_name("config.json")
-        n_head = json.loads(config.read_text()).get("n_head") if config.exists() else None
+        n_head = json.loads(config.read_text())["n_head"] if config.exists() else None
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return cls.from_tensors(tensors, n_head, **options)
 

@@ -185,8 +185,9 @@ def main(argv=None):
         try:
             result = train(s, *start_run(s))
         except KeyboardInterrupt:
-            go_on = f"go on:  python train.py --out_dir {quote(s.out_dir or '')} --resume"
-            raise UserError(f"stopped; {go_on}" if s.lock else "stopped")
+            go_on = f"; go on:  python train.py --out_dir {quote(s.out_dir or '')} --resume"
+            saved = s.lock and os.path.exists(checkpoint_of(s))
+            raise UserError(f"stopped{go_on if saved else ''}")
         finally:
             if s.lock:
                 s.lock.close()  # of its folder

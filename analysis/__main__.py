@@ -11,6 +11,7 @@ curve, shortcuts and keep its metrics.jsonl, the others its ckpt.pt. A run that 
 file of many is FILE.jsonl:NAME; a NAME with wildcards is all that match.
 """
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -21,19 +22,16 @@ from analysis.graphs import tree
 from analysis.runs import append, compare, curve, keep, print_table, shortcuts, table
 from analysis.thoughts import accuracy, decode, intervene, load_probe, retry, slim, sweep
 from harness.settings import count
-from tasks.record import told
+from tasks.record import UserError, told
 
-# The names of a command's arguments are those of its function, which has their defaults.
-OF_LOGS = {table: "runs", compare: "runs", curve: "runs --out", shortcuts: "runs",
-           keep: "run name --patch --out"}
-OF_PROBES = {accuracy: "", intervene: "", decode: "--show", sweep: "--most", retry: "--most",
-             tree: "--index"}
-COMMANDS = {**OF_LOGS, **{measure: f"run --data --n --device --out {more}"
-                          for measure, more in OF_PROBES.items()}, slim: "run --out", bench: ""}
+# What each command is given; its function has the defaults. A measure is one of a Probe.
+MEASURE = "run --data --n --device --out "
+COMMANDS = {table: "runs", compare: "runs", curve: "runs --out", shortcuts: "runs",
+            keep: "run name --patch --out", slim: "run --out", bench: "",
+            accuracy: MEASURE, intervene: MEASURE, decode: MEASURE + "--show",
+            sweep: MEASURE + "--most", retry: MEASURE + "--most", tree: MEASURE + "--index"}
 ARGUMENTS = {
-    "run": {"metavar": "RUN"},
-    "runs": {"metavar": "RUN", "nargs": "+"},
-    "name": {"metavar": "NAME"},
+    "run": {}, "runs": {"nargs": "+"}, "name": {},
     "--data": {"help": "a file, or what train.py's --data takes, instead of the run's problems"},
     "--n": {"help": "how many problems to look at (default: all)", "type": count},
     "--device": {"help": "auto, cpu, cuda, mps .. (default: auto)"},
@@ -44,6 +42,8 @@ ARGUMENTS = {
 
 def measure(function, command, run, data=None, n=None, device="auto", out=None, **options):
     """Print what a measure finds, and append it to a file, beside the command that was typed."""
+    if out and not os.access(os.path.dirname(out) or ".", os.W_OK):  # told before the work
+        raise UserError(f"cannot write {out}: its folder is missing or closed")
     result = function(load_probe(run, data, n, device), **options)
     show(result)
     if out:
@@ -75,8 +75,6 @@ def show(result):
         elif isinstance(value, list) and value:
             print(f"\n{name}\n")
             print_table(value[0], [[cell(*item) for item in row.items()] for row in value])
-        elif name == "shortcuts":
-            print("\nno shortcut applies: they read questions in the task's own words")
 
 
 def main(argv=None):
@@ -91,17 +89,16 @@ def main(argv=None):
         for name in names.split():
             sub.add_argument(name, **ARGUMENTS[name])
     args, of_train = parser.parse_known_args(argv)
-    args = vars(args)
-    function = args.pop("function")
+    function = vars(args).pop("function")
     if of_train and function is not bench:
         parser.error(f"unrecognized arguments: {join(of_train)}")
     with told("analysis"):
-        if function in OF_PROBES:
-            measure(function, f"python -m analysis {join(argv)}", **args)
+        if COMMANDS[function].startswith(MEASURE):
+            measure(function, f"python -m analysis {join(argv)}", **vars(args))
         elif function is bench:
             bench(of_train)
         else:
-            function(**args)
+            function(**vars(args))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from contextlib import redirect_stdout
 from datetime import date
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean, pstdev, stdev
+from textwrap import fill
 
 from curriculum import METHODS
 from harness.settings import label, read_settings
@@ -29,11 +31,8 @@ def append(path, head, rest):
     git = subprocess.run("git rev-parse --short HEAD", shell=True, cwd=os.path.dirname(__file__),
                          capture_output=True, text=True)
     line = head | {"commit": git.stdout.strip() or None, "date": str(date.today())} | rest
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error})") from None
+    before = Path(path).read_text("utf-8") if os.path.exists(path) else ""
+    write_whole(path, "w", lambda file: file.write(before + json.dumps(line) + "\n"))
 
 
 def in_folder(path, name):
@@ -143,33 +142,26 @@ def rows_of_table(paths):
     return rows
 
 
-GUESSES = {}  # {what decides on the test problems: shortcuts_on them}, as many runs share them
+GUESSES = {}  # {checksum of test problems: shortcuts_on them}, as many runs share them
 
 
 def shortcuts_on(s, test):
-    """{shortcut: its accuracy} on the problems that a run was tested on. UserError if they are not
-    known any more."""
-    asked = s.task, s.data, str(s.size()), s.seed, s.n_test, test["test_n"]
-    if asked not in GUESSES:
-        examples = tested_problems(s)
-        known = test["test_n"], test.get("test_problems", checksum(examples))
-        if known != (len(examples), checksum(examples)):
-            raise UserError(f"{label(s)} with seed {s.seed} was tested on other problems than the "
-                            f"{len(examples)} of {s.data}: a file has changed, or some were too "
-                            "long for the model, and then `accuracy` has the shortcuts on the rest")
-        GUESSES[asked] = shortcut_accuracy(s.task, examples)
+    """{shortcut: its accuracy} on the problems that a run was tested on. {} if the task has none,
+    if the problems are those of a file, or if some were too long for the model."""
+    asked = test.get("test_problems")  # None in old logs
+    if asked not in GUESSES or asked is None:
+        examples = tested_problems(s) if s.generated else []
+        same = len(examples) == test["test_n"] and asked in (None, checksum(examples))
+        GUESSES[asked] = shortcut_accuracy(s.task, examples) if same else {}
     return GUESSES[asked]
 
 
 def best_guess(s, test):
-    """The accuracy of the best shortcut on a run's test problems. None if no shortcut applies, if
-    the problems come from files, or if some were too long for the model."""
-    known = s.generated and s.n_test == test["test_n"]
-    return max(shortcuts_on(s, test).values(), default=None) if known else None
+    return max(shortcuts_on(s, test).values(), default=None)
 
 
 def shortcuts(runs):
-    """Print how many of their test problems, in %, runs and each of the task's shortcuts solve."""
+    """Print which share of their test problems runs, and the shortcuts of the task, get right."""
     print_table(["run", "by", "test"], [
         [name, by, f"{100 * accuracy:.1f}"] for name, s, _, test in runs_of(runs)
         for by, accuracy in [("model", test["test_accuracy"]), *shortcuts_on(s, test).items()]])
@@ -233,8 +225,7 @@ def interval(right, n):
 
 
 def curve(runs, out="curve.png"):
-    """Draw loss and accuracy over training, a color for runs that differ in the seed alone. Dashed:
-    where the stages of the last run begin."""
+    """Draw loss and accuracy over training; runs that differ in the seed alone share a color."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -243,7 +234,7 @@ def curve(runs, out="curve.png"):
     above, below = figure.subplots(2, 1, sharex=True)
     for _, s, epochs, _ in runs_of(runs, done=False):
         name = f"{s.task}, {s.data}: {label(s)}"
-        style = {"alpha": 0.6, "label": None if name in colors else name,
+        style = {"alpha": 0.6, "label": None if name in colors else fill(name, 60),
                  "color": colors.setdefault(name, f"C{len(colors)}")}
         steps = [line["step"] for line in epochs]
         above.plot(steps, [line["train_loss"] for line in epochs], ":", **style)
@@ -256,6 +247,6 @@ def curve(runs, out="curve.png"):
             below.text(last["step"], 2, f" {line['stage']}", color="0.4")
     above.set(yscale="log", ylabel="loss, nats a token (dotted: training)")
     below.set(xlabel="optimizer steps (dashed: a new stage)", ylabel="accuracy, %", ylim=(0, 103))
-    below.legend(loc="lower right", fontsize="small")
+    below.legend(loc="lower right")
     write_whole(out, "wb", figure.savefig)
     print(f"drew {out}")

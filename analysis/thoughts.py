@@ -63,11 +63,7 @@ class Probe:
 
 def load_probe(run, data=None, n=None, device="auto"):
     """The Probe of a run (its folder or checkpoint), with the first n problems that fit (0: all):
-    of its own test split, or of a file, or of what load_splits takes. In a notebook:
-
-        probe = load_probe("results/prosqa-balanced.pt", n=10)
-        probe.thoughts(probe.k)  # (10, 4, 96); what the model then writes: probe.written(probe.k)
-    """
+    of its own test split, or of a file, or of what load_splits takes."""
     ckpt, model, enc = load_run(in_folder(run, "ckpt.pt"), pick_device(device))
     s = Settings(**ckpt["settings"])
     examples = problems_that_fit(s, model, enc, data)[:n or None]
@@ -147,13 +143,12 @@ def retry(probe, most=4, seed=0):
 
     for tries in range(most + 1):
         left = undecided()
-        noise = probe.model.lm_head.register_forward_hook(gumbel(seed + tries)) if tries else None
-        for i, answer in zip(left, replace(probe, examples=[probe.examples[i] for i in left]
-                                           ).written(probe.k)):
-            written[i] = answer
-            tokens += answer[1] + thoughts
-        if noise:
-            noise.remove()
+        some = replace(probe, examples=[probe.examples[i] for i in left])
+        noise = gumbel(seed + tries) if tries else lambda *_: None  # which leaves logits alone
+        with probe.model.lm_head.register_forward_hook(noise):
+            for i, (text, length) in zip(left, some.written(probe.k)):
+                written[i] = text, length
+                tokens += length + thoughts
         right, neither = probe.right(written), len(undecided()) / n
         rows.append({"retries": tries, **share_of(right), "neither": neither,
                      "with a coin": mean(right) + neither / 2, "tokens": tokens / n})

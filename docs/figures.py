@@ -16,16 +16,6 @@ def panels(width, height, rows=1, columns=1):
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=True)
 
 
-def arrow(panel, start, end, color):
-    panel.annotate("", end, start, arrowprops={"color": color, "arrowstyle": "-|>",
-                                               "shrinkA": 20, "shrinkB": 20})
-
-
-def box(panel, x, y, text, color, edge, **font):
-    panel.text(x, y, text, ha="center", va="center", **font, bbox={
-        "boxstyle": "round", "facecolor": color, "edgecolor": edge, "linewidth": 2})
-
-
 def bar(panel, name, share, ends, color):
     panel.barh(name, 100 * share, xerr=[[100 * abs(share - end)] for end in ends], capsize=3,
                color=color)
@@ -79,39 +69,19 @@ def interventions(measures):
     return figure
 
 
-def graph(problem):
-    """A ProsQA problem's graph for each thought: a column is a hop from who is asked about; a node
-    is the darker the higher the thought's cosine with its name, and green on a shortest way."""
-    nodes = {node["node"]: node for node in problem["nodes"] if node["hops"] is not None}
-    hops, place = [node["hops"] for node in nodes.values()], {problem["root"]: (0, 0)}
-    for i, (name, node) in enumerate(nodes.items()):  # bent: no edge in a column crosses a node
-        row = hops[:i].count(node["hops"])
-        place[name] = (node["hops"] + 0.35 * (row % 2), row - (hops.count(node["hops"]) - 1) / 2)
-    figure, rows = panels(7, 7.6, len(problem["nodes"][0]["values"]))
-    for k, (panel,) in enumerate(rows):
-        for parent, child in [(a, b) for a in place for b in problem["children"].get(a, ())]:
-            arrow(panel, place[parent], place[child], "0.7")
-        box(panel, 0, 0, problem["root"], "0.92", "none")
-        for name, node in nodes.items():
-            shade = min(max(0, 2 * node["values"][k]), 1)
-            box(panel, *place[name], f"{name} {node['values'][k]:.2f}",
-                (1 - 0.7 * shade, 1 - 0.4 * shade, 1), "C2" if node["optimal"] else "0.75")
-        panel.set(xlim=(-0.3, max(hops) + 0.8), ylim=(1.5, -1.5), title=f"thought {k + 1}")
-        panel.axis("off")
-    return figure
-
-
 def passes():
     """Which pass computes which columns, at stage 2 of three steps."""
     (figure, ((panel,),)), tokens = panels(7, 2.8), "Q Q Q <bot> T T <eot> 3 A".split()
     for row, (start, end) in enumerate([(0, 4), (4, 5), (5, 9)]):
         for column, token in enumerate(tokens[:end]):
             color = "0.92" if column < start else "#ffc27a" if token == "T" else "#a9cdea"
-            box(panel, column, row, f"{token:^5}", color, "none", family="monospace")
+            panel.text(column, row, f"{token:^5}", ha="center", va="center", family="monospace",
+                       bbox={"boxstyle": "round", "facecolor": color, "edgecolor": "none"})
             if column > 6:
                 panel.text(column, row + 0.6, "target", ha="center", color="C3")
         if row < 2:
-            arrow(panel, (end - 1, row), (end, row + 1), "C1")
+            panel.annotate("", (end, row + 1), (end - 1, row), arrowprops={
+                "arrowstyle": "-|>", "color": "C1", "shrinkA": 20, "shrinkB": 20})
     panel.set(xlim=(-0.5, 8.5), ylim=(2.8, -0.5),
               title="a row for each pass; gray: kept from earlier ones; orange: a thought")
     panel.axis("off")
@@ -120,9 +90,7 @@ def passes():
 
 if __name__ == "__main__":
     measures = {line["name"]: line.get("result") for line in json_lines("results/measures.jsonl")}
-    nodes16 = measures["superposition/prosqa-nodes16-seed0"]["cosines"]
     for name, figure in [("accuracy", accuracy()), ("words", words()), ("passes", passes()),
-                         ("interventions", interventions(measures)),
-                         ("curve", curve([RUNS + "prosqa-coconut-*"])),
-                         ("graph-nodes16", graph(nodes16))]:
+                         ("interventions", interventions(measures))]:
         figure.savefig(f"docs/{name}.png")
+    curve([RUNS + "prosqa-coconut-*"], "docs/curve.png")

@@ -11,22 +11,28 @@ from tasks.record import UserError
 def read_torch(path):
     """What torch saved in a file, on the CPU; runs no code of the file. Raises UserError."""
     try:
-        with open(path, "rb") as file:
-            if file.read(30).startswith(b"version https://git-lfs"):
-                raise UserError("a Git-LFS pointer, run `git lfs pull` where it comes from")
+        refuse_pointer(path)
         zipped = zipfile.is_zipfile(path)  # not in the format before torch 1.6
         if zipped:
             with zipfile.ZipFile(path) as file:
                 if damaged := file.testzip():
-                    raise UserError(f"its part {damaged} is damaged")
+                    raise UserError(f"cannot read {path}: its part {damaged} is damaged")
         mmap = zipped and os.name != "nt"  # Windows replaces no file that is mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except UserError:
+        raise
     except pickle.UnpicklingError:
         raise UserError(f"cannot read {path} as a file torch saved: it is none, or it holds more "
                         "than tensors and plain values") from None
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot read {path} as a file torch saved: {reason}") from None
+
+
+def refuse_pointer(path):
+    with open(path, "rb") as file:
+        if file.read(30).startswith(b"version https://git-lfs"):
+            raise UserError(f"{path} is a Git-LFS pointer: run `git lfs pull` where it comes from")
 
 
 def is_checkpoint(saved):

@@ -1,6 +1,6 @@
 """A folder has one run: its lock, the next free name, and the newest run that is not done."""
 import os
-from glob import glob
+from glob import escape, glob
 from itertools import count
 
 from harness.files import read_torch
@@ -43,7 +43,7 @@ def claim_folder(s):
             error = str(its_error)
     s.out_dir, error = of_rank_0((s.out_dir, error))
     if error:
-        raise UserError(error)
+        raise UserError(error) if RANK == 0 else SystemExit(1)
 
 
 def free_folder(s):
@@ -56,7 +56,8 @@ def free_folder(s):
         except OSError as error:
             raise UserError(f"cannot write to the folder {folder} ({error.strerror}): choose "
                             "another --out_dir") from None
-        if locked and (s.resume or s.overwrite or not has_steps(folder)):
+        given_up = s.overwrite and (s.out_dir or i == 1)  # no other folder than was meant
+        if locked and (s.resume or given_up or not has_steps(folder)):
             if i > 1:
                 print(f"note: {first} is taken, so this run is in {folder}")
             return folder, locked
@@ -79,18 +80,22 @@ def has_steps(folder):
 
 
 def newest_run(first):
-    """The newest of the folders first, first-2, first-3 .. whose run is not done, or else the
-    newest. UserError if there is none."""
-    folders = [path for path in [first, *glob(f"{first}-[0-9]*")]
-               if os.path.exists(os.path.join(path, "ckpt.pt"))]
-    if not folders:
-        raise UserError(f"nothing to resume: there is no {first}/ckpt.pt")
-
-    def rank(folder):
+    """Of the folders first, first-2, first-3 .. in which no process trains the newest whose run is
+    not done, or else the newest. UserError if there is none."""
+    found = []
+    for folder in [first, *glob(f"{escape(first)}-[0-9]*")]:
         path = os.path.join(folder, "ckpt.pt")
-        ckpt = read_torch(path)
-        return ckpt["run"]["epoch"] < ckpt["settings"]["epochs"], os.path.getmtime(path)
-
-    folder = max(folders, key=rank)
+        try:
+            free = os.path.exists(path) and lock(os.path.join(folder, "lock"))
+            if free:
+                free.close()
+                ckpt = read_torch(path)
+                done = ckpt["run"]["epoch"] >= ckpt["settings"]["epochs"]
+                found.append((not done, os.path.getmtime(path), folder))
+        except (UserError, LookupError, TypeError, OSError):
+            print(f"note: {path} cannot be resumed")
+    if not found:
+        raise UserError(f"nothing to resume: there is no {first}/ckpt.pt that no process trains")
+    *_, folder = max(found)
     print(f"resuming {folder}")
     return folder

@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 
 from data import gpt2_encoding
-from harness.files import is_checkpoint, read_torch
+from harness.files import is_checkpoint, read_torch, refuse_pointer
 from model import GPT, GPT2_SHA256, GPT2_URL, GPTConfig
 from tasks.record import UserError
 
@@ -40,6 +40,9 @@ def load_gpt2(source, **options):
         again = ": delete it, to fetch it again" if fetched else ""
         reason = f"it has no matrix {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path} holds no whole GPT-2 ({reason}){again}") from error
+    if model.config.n_embd % model.config.n_head:
+        raise UserError(f"{path} has {model.config.n_embd} columns, no multiple of the "
+                        f"{model.config.n_head} heads that config.json says")
     enc, old = gpt2_encoding(), model.wte.weight
     if not 50257 <= len(old) <= enc.n_vocab:
         raise UserError(f"{path} has {len(old)} tokens, which are not GPT-2's")
@@ -66,8 +69,9 @@ def path_of(source):
 
 def read_tensors(path):
     """{name: tensor} of a file, or of all files of an index."""
+    refuse_pointer(path)
     if path.suffix == ".json":
-        shards = sorted({*json.loads(path.read_text())["weight_map"].values()})
+        shards = sorted({*json.loads(path.read_text("utf-8"))["weight_map"].values()})
         return {name: tensor for shard in shards
                 for name, tensor in read_tensors(path.with_name(shard)).items()}
     if path.suffix == ".safetensors":
@@ -88,11 +92,15 @@ def read_tensors(path):
 def n_head_of(path):
     """What config.json beside the weights says; UserError if it asks for another function."""
     config = path.with_name("config.json")
-    said = json.loads(config.read_text()) if config.exists() else {}
+    if not config.exists():
+        print(f"note: no {config} says n_head, so heads have 64 columns, as OpenAI's have")
+        return None
+    said = json.loads(config.read_text("utf-8"))
     for name, computed in COMPUTED.items():
         if said.get(name, computed[0]) not in computed:
             raise UserError(f"{config} has {name} {said[name]}, for which there is no code here: "
                             f"model.py computes {computed[0]}")
-    if "n_head" not in said:
-        print(f"note: no {config} says n_head, so heads have 64 columns, as OpenAI's have")
-    return said.get("n_head")
+    n_head = said.get("n_head", said.get("num_attention_heads", 12))  # as transformers reads it
+    if type(n_head) is not int or n_head < 1:
+        raise UserError(f"{config} has n_head {n_head}, which is no number of heads")
+    return n_head

@@ -13,8 +13,9 @@ import os
 import torch
 import torch.distributed as dist
 
-RANKS = int(os.environ.get("WORLD_SIZE", 1))
-RANK = int(os.environ["RANK"]) if RANKS > 1 else 0  # clusters may leave a RANK to single processes
+RANK, RANKS = 0, 1
+if {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # one alone is what a cluster left behind
+    RANK, RANKS = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def join(device):

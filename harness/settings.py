@@ -92,7 +92,7 @@ class Options:
     learning_rate: float = option("the highest; the next two options lower it", 1e-3, 1e-4)
     warmup_steps: int = option("steps from 0 to learning_rate, after every reset", 50, 0)
     decay_epochs: int = option("epochs at the end, over which the rate falls to 0", 7, 0)
-    beta2: float = option("AdamW's memory of squared gradients", 0.98, 0.999, most=1)
+    beta2: float = option("AdamW's memory of squared gradients", 0.98, 0.999, most=0.99999)
     weight_decay: float = option("AdamW's pull of the weights towards 0", 0.01)
     grad_clip: float = option("longer gradients are scaled to this norm; 0: none is", 1.0, 0.0)
     reset_optimizer: bool = option("a new optimizer at each stage, as in the paper", False, True)
@@ -193,6 +193,8 @@ def complete(given, saved=None):
             values["max_latent_stage"] = defaults(task, scratch=True)["max_latent_stage"]
     if saved:
         values |= {name: getattr(saved, name) for name in OF_WEIGHTS}
+        if given.get("max_steps") == 0:  # the run's own test problems
+            values["seed"] = saved.seed
     if given.get("quick"):
         values |= QUICK | (QUICK_MODEL if scratch else {})
     s = Settings(**values | {"task": task, "data": data} | given)
@@ -273,7 +275,7 @@ def check(s, given):
             print(f"note: --{name} changes nothing: {why}")
     for f in fields(s):
         value, least, most = getattr(s, f.name), f.metadata["least"], f.metadata["most"]
-        if type(value) in (int, float) and not least <= value <= most:
+        if type(value) in (int, float) and not (least <= value <= most and value < math.inf):
             end = "or more" if most == math.inf else f"to {most}"
             raise UserError(f"--{f.name} must be {least} {end}, not {value}")
     if s.generated and not (s.n_train and s.n_valid and s.n_test):

@@ -120,7 +120,7 @@ def pick_device(name):
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     if RANKS > 1 and name.startswith("cuda"):  # a GPU each
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', RANK)}"
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, ImportError) as error:
@@ -149,10 +149,13 @@ def start_model(s, drawn):
         model, enc = load_gpt2(s.init, **options)
     else:
         ckpt, model, enc = load_run(s.init, **options)
-        stage = ckpt["run"]["stage"]
+        if (s.task, s.method) == (ckpt["settings"]["task"], ckpt["settings"]["method"]):
+            stage = min(stage, ckpt["run"]["stage"])
         if not METHODS[ckpt["settings"]["method"]].fill:  # then its markers start now
             rows = model.wte.weight.data
             rows[list(markers_of(enc))] = rows[enc.encode_ordinary("<<")[0]].clone()
+    if s.stage is not None and s.stage > last_stage(s.curriculum()):
+        raise UserError(f"--stage {s.stage} is beyond the last, {last_stage(s.curriculum())}")
     return model, enc, (stage if s.stage is None else s.stage) if s.max_steps == 0 else -1
 
 

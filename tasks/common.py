@@ -16,7 +16,7 @@ from statistics import mean
 from urllib.request import urlopen
 
 from tasks import TASKS, tasks_with
-from tasks.record import Example, UserError, is_correct
+from tasks.record import Example, UserError, is_correct, write_whole
 
 GENERATED = ("generated", "balanced")  # what --data calls problems that are drawn
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
@@ -79,9 +79,8 @@ def read_examples(path):
     text = read_text(path)
     lines = [(f"line {i}", line) for i, line in enumerate(text.split("\n"), start=1)
              if line.strip()]
-    if text.lstrip()[:1] in ("[", "{"):
-        records = read_json(path, text, lines)
-    else:
+    records = read_json(path, text, lines) if text.lstrip()[:1] in ("[", "{") else None
+    if records is None:
         records = [(where, TASKS["gsm8k"].read_line(line, f"{path}, {where}"))
                    for where, line in lines if line.count("||") == 1]
         if 0 < len(records) < len(lines):
@@ -92,17 +91,24 @@ def read_examples(path):
     return [to_example(record, f"{path}, {where}") for where, record in records]
 
 
-def read_json(path, text, lines):
-    """Return [(where it stands, record), ..] of a file of JSON, or of JSON in every line."""
+def json_of(text, where):
     try:
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError:
-            if len(lines) < 2 or not lines[0][1].rstrip().endswith("}"):
-                raise
-            return [(where, json.loads(line)) for where, line in lines]
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+        raise UserError(f"{where} is not valid JSON: {error}") from None
+
+
+def read_json(path, text, lines):
+    """Return [(where it stands, record), ..] of a file of JSON, or of JSON in every line; None if
+    it is neither, but its first line may be GSM8k-Aug's."""
+    try:
+        data = json_of(text, path)
+    except UserError:
+        if lines[0][1].count("||") == 1:
+            return None
+        if len(lines) == 1 or not lines[0][1].rstrip().endswith("}"):
+            raise
+        return [(where, json_of(line, f"{path}, {where}")) for where, line in lines]
     if isinstance(data, dict) and isinstance(data.get("data"), list):
         data = data["data"]
     if isinstance(data, dict) and "question" not in data:
@@ -173,7 +179,7 @@ def read_splits(source, task):
     """Return three lists of Examples: train, valid, test. source: "official" (downloaded once), a
     folder with a file for each, or one file, split as officially ProntoQA is: 90 : 2 : 8."""
     if source == "official":
-        source = download_official(task)
+        return [read_examples(path) for path in download_official(task)]
     if os.path.isdir(source):
         return [read_examples(find_split(source, task, s)) for s in ("train", "valid", "test")]
     whole = read_examples(source)
@@ -186,7 +192,8 @@ def read_splits(source, task):
 
 def find_split(folder, task, split):
     other = {"valid": ["val", "validation", "dev"]}.get(split, [])
-    names = [start + word + end for start in ("", f"{task}_", "gsm_") for word in (split, *other)
+    starts = [f"{task}_", *["gsm_"] * (task == "gsm8k"), ""]
+    names = [start + word + end for start in starts for word in (split, *other)
              for end in (".json", ".jsonl", ".txt")]
     for path in (os.path.join(folder, name) for name in names):
         if os.path.exists(path):
@@ -206,29 +213,29 @@ def unrepeated(examples, others, where):
 
 
 def download_official(task, folder="data"):
-    """Return the folder with a task's released files. Those that it lacks are fetched, whole or not
-    at all. Raises UserError if there are none, if the network fails, or for another file."""
+    """Return the paths of a task's released files: train, valid, test. Those that are not there are
+    fetched. Raises UserError if there are none, if the network fails, or for another file."""
     if not hasattr(TASKS[task], "OFFICIAL"):
         raise UserError(getattr(TASKS[task], "NO_OFFICIAL", f"no files of {task} were released"))
-    os.makedirs(folder, exist_ok=True)
+    paths = []
     for name, (url, digest) in TASKS[task].OFFICIAL.items():
-        path = os.path.join(folder, name)
-        if os.path.exists(path):
-            continue
-        print(f"downloading {url}")
+        paths.append(os.path.join(folder, name))
         try:
-            with urlopen(url) as response:
-                content = response.read()
+            os.makedirs(folder, exist_ok=True)
+            if fetched := not os.path.exists(paths[-1]):
+                print(f"downloading {url}")
+            with urlopen(url) if fetched else open(paths[-1], "rb") as file:
+                content = file.read()
         except (OSError, HTTPException) as error:
             raise UserError(f"could not download {url} ({type(error).__name__} {error}): put the "
-                            f"file at {path} yourself, or use --data generated") from None
+                            f"file at {paths[-1]} yourself, or use --data generated") from None
         blob = b"blob %d\0" % len(content) + content  # what git takes the SHA-1 of
         if digest not in (hashlib.sha256(content).hexdigest(), hashlib.sha1(blob).hexdigest()):
-            raise UserError(f"{url} is not the file that was released: its checksum is another one")
-        with open(f"{path}.part", "wb") as file:
-            file.write(content)
-        os.replace(f"{path}.part", path)
-    return folder
+            raise UserError(f"{url if fetched else paths[-1]} is not the file that was released: "
+                            "its checksum is another one")
+        if fetched:
+            write_whole(paths[-1], "wb", lambda file: file.write(content))
+    return paths
 
 
 def points(task, examples):

@@ -2,6 +2,7 @@
 The record of a problem, how it is scored, and what a task's file says of its sizes. Below them what
 every program needs: how it tells a user's mistakes, and how it writes a file.
 """
+import errno
 import os
 import sys
 from contextlib import contextmanager
@@ -40,33 +41,39 @@ class UserError(ValueError):
 def told(program):
     """Around a program: a user's mistake ends it in a sentence, Ctrl-C in a word, a reader that has
     gone (`| head`) in silence. Characters that the terminal does not have become question marks."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except UserError as error:
         raise SystemExit(f"{program}: {error}")
     except KeyboardInterrupt:
         raise SystemExit(f"{program}: stopped")
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # Python would print the rest to it at its end
-        raise SystemExit(1)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        sys.stdout = open(os.devnull, "w")  # Python would print the rest at its end
+        raise SystemExit(1 if error.errno == errno.EPIPE else f"{program}: {error}")
 
 
 def write_whole(path, mode, write):
     """Let write(file) make a new version of a file. Whatever ends it on the way, a crash or a full
     disk, leaves the old version as it was. Raises UserError."""
-    part = path + ".tmp"
+    path = os.path.realpath(path)  # a link stays one
+    special = os.path.exists(path) and not os.path.isfile(path)  # a pipe, say
+    part = path if special else f"{path}.{os.getpid()}.tmp"
     try:
         with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+            if not special:
+                os.fsync(file.fileno())
+        os.replace(part, path)  # nothing, if it is special
     except BaseException as error:
-        if os.path.exists(part):
+        if os.path.exists(part) and not special:
             os.remove(part)
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         if not isinstance(reason, OSError):  # torch.save hides one behind an error of its own

@@ -1,7 +1,7 @@
 """What `python -m analysis` measures, on cases whose right answer is known, and what runs cost."""
 import json
 import math
-import random
+import re
 import sys
 from dataclasses import asdict
 
@@ -10,20 +10,19 @@ import torch
 
 import train as training
 from analysis import __main__ as analyze
-from analysis import bench, graphs, runs, thoughts
-from analysis.runs import TABLE, comparison, interval, paired_interval, read_metrics, rows_of_table
+from analysis import bench, graphs, thoughts
+from analysis.runs import TABLE, comparison, interval, paired_interval, rows_of_table, runs_of
 from analysis.thoughts import Probe, load_probe
 from conftest import ROOT, tiny_gpt
-from curriculum import Curriculum
-from data import collate, text_of, word_encoding
+from data import text_of, word_encoding
 from harness import start
 from harness.settings import complete, parse
 from model import think
 from sample import collate_prompts
 from tasks import gsm8k, prontoqa, prosqa
-from tasks.common import checksum, problems, shortcut_accuracy
+from tasks.common import checksum, shortcut_accuracy
 from tasks.prosqa import CATEGORIES, Graph, category, shortest_ways
-from tasks.record import Example, UserError
+from tasks.record import Example
 
 pytestmark = pytest.mark.house
 TINY = ("--device cpu --n_layer 1 --n_head 1 --n_embd 8 --n_train 40 --n_valid 4 --n_test 20 "
@@ -39,8 +38,6 @@ def tiny_runs(tmp_path_factory):
                        "--out_dir", str(folder / task)])
     return {task: str(folder / task) for task in ("prontoqa", "prosqa")}
 
-
-# Logs of runs, and what they are compared with
 
 def log_line(right, problems="p0", epochs=(), seconds=0, **given):
     """A run of many in a file, with settings, test results and little else."""
@@ -60,37 +57,19 @@ def test_a_run_is_read_from_its_folder_its_log_and_a_file_of_many(tiny_runs, tmp
     run, many = tiny_runs["prosqa"], tmp_path / "runs.jsonl"
     for name in ("a-seed0", "words/a-seed0", "words/b"):
         analyze.main(["keep", run, name, "--patch", "noise", "--out", str(many)])
-    one = read_metrics(run)
-    assert one == read_metrics(f"{run}/metrics.jsonl") == read_metrics(f"{many}:words/b")
+    folder, log, kept = ([line[1:] for line in runs_of([path])]
+                         for path in (run, f"{run}/metrics.jsonl", f"{many}:words/b"))
+    assert folder == log == kept
     line = json.loads(many.read_text().splitlines()[0])
     assert list(line) == ["name", "patch", "commit", "date", "settings", "machine", "threads",
                           "epochs", "test"] and line["patch"] == "noise"
     for pattern, found in (("*", 1), ("words/*", 2), ("words/a-seed?", 1)):
-        assert len(runs.runs_of([f"{many}:{pattern}"])) == found
-    for wrong, sentence in ((f"{many}:c*", "has no run c"), (f"{many}:words/*", "for 2 runs"),
-                            (str(many), "is no log of a run")):
-        with pytest.raises(UserError, match=sentence):
-            read_metrics(wrong)
+        assert len(runs_of([f"{many}:{pattern}"])) == found
+    for wrong, sentence in ((f"{many}:c*", "has no run c"), (str(many), "is no log of a run")):
+        with pytest.raises(SystemExit, match=f"analysis: .*{sentence}"):
+            analyze.main(["table", wrong])
     with pytest.raises(SystemExit, match="has a run words/b already"):
         analyze.main(["keep", run, "words/b", "--out", str(many)])
-
-
-def test_what_a_patch_adds_stays_in_the_label_and_is_said_nowhere_else(tmp_path, capsys):
-    ours, theirs = log_line("11"), log_line("01")
-    theirs["settings"] |= {"method": "coconut_by_token", "noise": 0.3}
-    file = write_runs(tmp_path / "runs.jsonl", ours=ours, theirs=theirs)
-    analyze.main(["compare", f"{file}:ours", f"{file}:theirs"])
-    out = capsys.readouterr().out
-    assert "`coconut --noise 0.3 --method coconut_by_token`" in out and "note" not in out
-
-
-@pytest.mark.parametrize("text", ["not a run", '{"settings": 5}', "5", "", '{"settings": {"task": '
-                                  '"chess", "method": "cot", "init": "scratch"}}'])
-def test_a_file_that_is_no_run_is_refused_in_a_sentence(tmp_path, text):
-    (tmp_path / "x").write_text(text)
-    for command, sentence in (("curve", "no log|no task"), ("accuracy", "cannot read")):
-        with pytest.raises(SystemExit, match=f"analysis: .*({sentence})"):
-            analyze.main([command, str(tmp_path / "x")])
 
 
 def test_a_table_shows_the_mean_and_the_spread_over_seeds(tmp_path, capsys):
@@ -109,44 +88,35 @@ def test_a_table_shows_the_mean_and_the_spread_over_seeds(tmp_path, capsys):
         "93.7 | 8.0 | 20 | 3 |"]
 
 
-@pytest.mark.parametrize("n, guesses, shown", [(20, {"best": 0.7}, "70.0"), (20, {}, ""),
-                                               (19, {"best": 0.7}, "")])
-def test_a_guess_is_shown_only_if_it_is_one_on_the_problems_that_the_model_had(
-        tmp_path, monkeypatch, n, guesses, shown):
-    monkeypatch.setattr(runs, "GUESSES", {})
-    monkeypatch.setattr(runs, "shortcut_accuracy", lambda task, examples: guesses)
-    given = {"data": "generated", "n_test": 20}
-    line = log_line("1" * n, checksum(start.tested_problems(complete(given))), **given)
-    file = write_runs(tmp_path / "runs.jsonl", a=line)
-    row, = rows_of_table([file + ":a"])
-    assert row[TABLE.index("best guess")] == shown
-    if n == 19:
-        with pytest.raises(SystemExit, match="was tested on other problems than the 20"):
-            analyze.main(["shortcuts", file + ":a"])
+def test_shortcuts_are_shown_only_on_the_problems_that_the_model_had(tmp_path, capsys):
+    given = {"task": "prosqa", "n_test": 20}
+    asked = checksum(start.tested_problems(complete(given)))
+    file = write_runs(tmp_path / "runs.jsonl", same=log_line("1" * 20, asked, **given),
+                      fewer=log_line("1" * 19, **given))
+    for name, shown in (("same", True), ("fewer", False)):
+        assert bool(rows_of_table([f"{file}:{name}"])[0][TABLE.index("best guess")]) == shown
+        analyze.main(["shortcuts", f"{file}:{name}"])
+        assert ("| first option |" in capsys.readouterr().out) == shown
 
 
-def test_a_comparison_pairs_two_runs_problem_by_problem(tmp_path, capsys):
+def test_a_comparison_pairs_runs_problem_by_problem_also_with_a_patchs(tmp_path, capsys):
     """90 and 81 of 100 are right: 80 by both, 10 only by the first, 1 only by the second."""
-    file = write_runs(tmp_path / "runs.jsonl", a=log_line("1" * 80 + "1" * 10 + "0" + "0" * 9),
-                      b=log_line("1" * 80 + "0" * 10 + "1" + "0" * 9, method="cot"))
-    analyze.main(["compare", f"{file}:a", f"{file}:b"])
+    ours, theirs = log_line("1" * 90 + "0" * 10), log_line("1" * 80 + "0" * 10 + "1" + "0" * 9)
+    theirs["settings"] |= {"method": "coconut_by_token", "noise": 0.3}
+    file = write_runs(tmp_path / "runs.jsonl", ours=ours, theirs=theirs)
+    analyze.main(["compare", f"{file}:ours", f"{file}:theirs"])
     p, q = (1 + 1) / 102, (10 + 1) / 102  # Bonett and Price
     half = 1.96 * ((p + q - (p - q) ** 2) / 102) ** 0.5
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| `coconut` | 1 | 100 | 90.0 |  |  |",
-        f"| `cot` | 1 | 100 | 81.0 | -9.0 | {100 * (p - q - half):+.1f} to "
-        f"{100 * (p - q + half):+.1f} |"]
+        f"| `coconut --noise 0.3 --method coconut_by_token` | 1 | 100 | 81.0 | -9.0 | "
+        f"{100 * (p - q - half):+.1f} to {100 * (p - q + half):+.1f} |"]
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
+def test_intervals_are_those_of_textbooks():
     low, high = paired_interval([0] * 500)
     assert -3.5 / 500 < low < -2.5 / 500 and high == -low  # as by the rule of three
-    rng, inside = random.Random(0), 0
-    for _ in range(600):  # the truth: 0.1
-        low, high = paired_interval(rng.choices([1, 0, -1], [0.15, 0.8, 0.05], k=100))
-        inside += low < 0.1 < high
-    assert 0.93 < inside / 600 < 0.98
-    assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-3)  # Wilson's, in textbooks
+    assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-3)  # Wilson's
 
 
 @pytest.mark.parametrize("same, n, width", [(False, 80, 1), (True, 40, 2 ** 0.5)])
@@ -193,11 +163,8 @@ def test_every_shortcut_bets_on_its_answer():
     asked = "Ivy has 30 cards. Ivy buys two boxes with 4 cards in each box. How many?"
     assert [*gsm8k.guesses(asked).values()] == ["4", "30", "36", "240", "120", "26"]
     even = Example("Tom is a impus. Rex is a scrompus. Is Tom a impus or scrompus?", [], tom)
-    accuracies = shortcut_accuracy("prosqa", [even] * 3)
-    assert accuracies["first option"] == 1 and accuracies["more ancestors"] == 0.5  # no opinion
+    assert shortcut_accuracy("prosqa", [even] * 3)["more ancestors"] == 0.5  # it has no opinion
 
-
-# Thoughts
 
 # Tom - apus - bpus - cpus and Eva - dpus; Tom reaches cpus by a longer way too, over epus.
 SIX = Example("Tom is a apus. Every apus is a bpus. Every bpus is a cpus. Tom is a epus. Every "
@@ -224,14 +191,13 @@ def test_a_graph_is_what_the_question_tells():
     assert shortest_ways(graph) == {"Tom", "apus", "bpus", "cpus"}
 
 
-def probe_of(n=12, k=2, steps="names"):
+def probe_of(n=12, k=2, steps="names", **settings):
     """An untrained model, with problems of ProsQA."""
-    examples = [Example(r["question"], r["steps"], r["answer"])
-                for r in problems("prosqa", n, 0, nodes=8, steps=steps)]
+    s = complete({"task": "prosqa", "data": "generated", "nodes": 8, "steps": steps, "eot": True,
+                  "max_latent_stage": k, "max_new_tokens": 12} | settings)
+    examples = start.tested_problems(s)[:n]
     enc = word_encoding(map(text_of, examples))
-    model = tiny_gpt(vocab_size=enc.n_vocab, block_size=256)
-    return Probe(model, enc, examples, "prosqa", Curriculum(max_latent_stage=k), k, 12, 5,
-                 steps == "names")
+    return Probe(tiny_gpt(vocab_size=enc.n_vocab, block_size=256), enc, examples, s, k)
 
 
 @pytest.mark.parametrize("names, k, lead", [(False, 0, "{} is a"), (False, 2, "Every"),
@@ -251,18 +217,14 @@ def test_a_nodes_value_is_the_probability_of_its_name_after_the_words_that_lead_
             assert math.isclose(value, expected, rel_tol=1e-3)
 
 
-def test_replacing_thoughts_by_themselves_changes_no_answer():
-    probe = probe_of()
-    own, intact = probe.thoughts(2), probe.written(2)
-    assert own.shape == (12, 2, 32) and probe.written(2, thoughts.put_in(own)) == intact
-    assert probe.written(2, thoughts.put_in(0 * own)) != intact
-
-
-def test_an_intervention_feeds_what_its_name_says(monkeypatch):
-    probe, fed = probe_of(k=3), []
+def test_an_intervention_feeds_what_its_name_says_and_the_own_thoughts_change_nothing(monkeypatch):
+    probe, fed, put_in = probe_of(k=3), [], thoughts.put_in
     monkeypatch.setattr(thoughts, "put_in", lambda values: fed.append(values))
     names = [row["thoughts"] for row in thoughts.intervene(probe)["rows"]]
     fed, own = dict(zip(names, fed)), probe.thoughts(3)
+    assert own.shape == (12, 3, 32) and torch.equal(fed["intact"], own)
+    assert probe.written(3, put_in(own)) == probe.written(3)
+    assert probe.written(3, put_in(fed["of another problem"])) != probe.written(3)
     other = [(own == thought).all(dim=(1, 2)).nonzero().item() for thought in
              fed["of another problem"]]
     assert sorted(other) == list(range(12)) and all(i != j for i, j in enumerate(other))
@@ -273,25 +235,20 @@ def test_an_intervention_feeds_what_its_name_says(monkeypatch):
 
 
 def test_thoughts_that_spell_words_are_found_near_them(monkeypatch):
-    """The first is the sum of the frontier's embeddings, and the others are those of step 2's first
-    token and of the answer's."""
-    probe = probe_of(20, k=3)
+    """The first is the sum of the frontier's embeddings, the second step 2's first token."""
+    probe = probe_of(20)
     weight = torch.nn.init.normal_(probe.model.wte.weight.data)
     torch.nn.functional.normalize(weight, dim=1, out=weight)
 
     def spelled(self, k):
-        def of(word):
-            return weight[self.enc.encode_ordinary(word)[0]]
-        graphs_of = [Graph(example) for example in self.examples]
-        return torch.stack([torch.stack([
-            sum(of(" " + child) for child in graph.children[graph.root]),
-            of(" " + example.steps[1]), of("### ")])
-            for example, graph in zip(self.examples, graphs_of)])
+        words = [[Graph(e).children[Graph(e).root], [e.steps[1]]] for e in self.examples]
+        return torch.stack([torch.stack([sum(weight[self.enc.encode_ordinary(" " + word)[0]]
+                                             for word in some) for some in of]) for of in words])
 
     monkeypatch.setattr(Probe, "thoughts", spelled)
-    rows = thoughts.decode(probe)["rows"]
-    assert rows[1]["step 2"] == rows[2]["answer"] == 1 and rows[1]["step 1"] == 0
-    probe.names = False  # then the first thought is of the nodes one hop away
+    row = thoughts.decode(probe)["rows"][1]
+    assert row["step 2"] == 1 and row["step 1"] == 0
+    probe.s.steps = "sentences"  # then the first thought is of the nodes one hop away
     row = graphs.tree(probe)["superposition"][0]
     mean = {kind: float(cell.split()[0]) for kind, cell in row.items() if kind != "thought"}
     assert mean["frontier"] > 0.4 > 0.2 > mean["not reachable"] and mean["optimal"] > 0.4
@@ -300,7 +257,7 @@ def test_thoughts_that_spell_words_are_found_near_them(monkeypatch):
 def test_only_an_answer_that_names_no_option_is_written_again(monkeypatch):
     question = "Tom is a apus. Eva is a bpus. Is Tom a apus or bpus?"
     examples = [Example(question, ["Tom", "apus"], f"Tom is a {o}pus.") for o in "aab"]
-    probe = Probe(tiny_gpt(), None, examples, "prosqa", Curriculum("cot"), 0, 9)
+    probe = Probe(tiny_gpt(), None, examples, complete({"task": "prosqa", "method": "cot"}), 0)
     tries = iter([["### Tom is a bpus.", "Tom cpus### Tom is a cpus.", "Tom"],
                   ["### Tom is a apus.", "### Tom is a Tom."], ["### Tom is a apus."], [], []])
     asked = []
@@ -335,33 +292,25 @@ def test_a_command_prints_and_keeps_its_result(tiny_runs, tmp_path, capsys, comm
     assert list(first) == ["name", "command", "commit", "date", "result"]
 
 
-def test_accuracy_is_that_of_training(tiny_runs, capsys):
-    analyze.main(["accuracy", tiny_runs["prontoqa"]])
-    share = read_metrics(tiny_runs["prontoqa"])[2]["test_accuracy"]
-    assert f"{share:.1%} of 20 problems right" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("command, sentence", [
     ("tree {prontoqa}", "does not end as ProsQA's"), ("tree {prosqa} --n 5 --index 5", "be 0 to 4"),
-    ("intervene {prosqa} --n 1", "two problems or more"),
-    ("bench --max_steps 3", "--max_steps changes nothing")])
+    ("intervene {prosqa} --n 1", "two problems or more"), ("accuracy {file}", "cannot read"),
+    ("table {file}", "is no log of"), ("bench --max_steps 3", "--max_steps changes nothing")])
 def test_a_wrong_request_is_refused_in_a_sentence(tiny_runs, command, sentence):
     with pytest.raises(SystemExit, match=f"analysis: .*{sentence}"):
-        analyze.main(command.format(**tiny_runs).split())
+        analyze.main(command.format(**tiny_runs, file=__file__).split())
 
 
-def test_a_bug_in_a_measure_shows_its_traceback(tiny_runs, monkeypatch):
-    monkeypatch.setattr(Probe, "written", lambda self, k: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        analyze.main(["accuracy", tiny_runs["prosqa"]])
-
-
-def test_a_slim_checkpoint_has_the_same_weights_in_half_the_size(tiny_runs, tmp_path):
+def test_a_slim_checkpoint_has_the_same_weights_and_the_accuracy_of_the_run(
+        tiny_runs, tmp_path, capsys):
     out = str(tmp_path / "ckpt.pt")
     analyze.main(["slim", tiny_runs["prontoqa"], "--out", out])
     whole, small = start.load_run(tiny_runs["prontoqa"] + "/ckpt.pt"), start.load_run(out)
     torch.testing.assert_close(small[1].state_dict(), whole[1].state_dict(), atol=1e-3, rtol=1e-3)
     assert small[0]["settings"] == whole[0]["settings"] and small[0]["run"] == whole[0]["run"]
+    analyze.main(["accuracy", str(tmp_path)])
+    (*_, test), = runs_of([tiny_runs["prontoqa"]])
+    assert f"{test['test_accuracy']:.1%} of 20 problems right" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="train.py: .* no optimizer .* --init"):
         training.main(["--resume", "--out_dir", str(tmp_path)])
 
@@ -374,28 +323,24 @@ def test_a_shipped_model_solves_its_problems_and_needs_its_thoughts(name, least)
     rows = {row["thoughts"]: row["accuracy"] for row in thoughts.intervene(probe)["rows"]}
     assert rows["intact"] >= least - 0.04 and rows["of another problem"] < 0.7
 
-# What a run costs
 
-def test_the_definition_and_the_loop_compute_the_same():
-    model, rng, rows = tiny_gpt(), random.Random(0), []
-    for k in (0, 6, 1, 3, 2):  # questions and rests are of any length
-        question, rest = (rng.choices(range(1, 49), k=rng.randint(2, 11)) for _ in range(2))
-        ids = [*question, *[49] * k, *rest]
-        rows.append((ids, ids, len(question)))
-    ids, _, is_thought, is_real, start = collate(rows, thought_id=49)
-    ours, slow = (loop(model, ids, is_thought, is_real, start)[0][is_real[:, start - 1:]]
-                  for loop in (think, bench.slow_think))
-    torch.testing.assert_close(ours, slow, atol=1e-5, rtol=1e-5)
-
-
-def test_the_parts_of_a_step_add_up_at_every_stage_of_the_run():
+def test_the_parts_of_a_step_add_up_at_every_stage_of_the_run(monkeypatch):
     """icot changes its stage within an epoch, here in the middle of 16 steps."""
+    monkeypatch.setattr(bench, "STEPS", 4)
     options = ("--task prosqa --method icot --icot_tokens 2 --icot_all_beyond 3 --epochs 3 "
                "--n_layer 1 --n_train 64 --n_valid 4 --batch_size 4 --epochs_stage_0 1 "
                "--device cpu")
     rows = bench.measure(complete(parse(options.split())))
-    assert [row["steps"] for row in rows] == [24, 8, 8, 8]
+    assert [row["steps of a run"] for row in rows] == [24, 8, 8, 8]
     for row in rows:
-        parts = [row[f"{part} ms"] for part in bench.PARTS]
-        assert min(row[name] for name in row if name != "stage") > 0
-        assert sum(parts) == pytest.approx(row["step ms"])
+        parts = [row[part] for part in bench.PARTS]
+        assert min(value for name, value in row.items() if name != "stage") > 0
+        assert sum(parts) == pytest.approx(row["step"])
+
+
+def test_the_block_of_the_page_on_thoughts_prints_what_the_page_says(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "thoughts.md").read_text()
+    code, told = re.search(r"```python\n(.*?)```\n\nIt prints `(.*?)`", page, re.S).groups()
+    exec(code, {})
+    assert capsys.readouterr().out == told + "\n"

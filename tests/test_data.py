@@ -59,7 +59,8 @@ def test_the_word_vocabulary_loses_no_text_and_has_a_token_for_a_word_a_digit_an
                       for _ in range(rng.randrange(60))) for _ in range(300)]
     for text in texts:
         assert enc.decode(enc.encode_ordinary(text)) == text
-    for text in ("Every", " is", " is a", "### ", "True", "<<", ">>", "1", "=", *lines_of(["dumpus"])):
+    for text in ("Every", " is", " is a", "### ", "True", "<<", ">>", "1", "=",
+                 *lines_of(["dumpus"])):
         assert len(enc.encode_ordinary(text)) == 1, text
 
 

@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import time
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import train as training
+from conftest import ROOT
 from harness.folder import lock
 from tasks.common import problems
 from test_train import ICOT, PROSQA, STAGES, TINY, lines, same_runs, train, weights
@@ -119,9 +121,19 @@ def test_a_folder_has_one_run(tmp_path, monkeypatch):
     assert {log[0]["settings"]["seed"] for log in logs} == {0, 1, 2}
     assert all(weights(folder)["settings"]["seed"] == log[0]["settings"]["seed"]
                for folder, log in zip(folders, logs))
+    with lock(folders[0] / "lock"):  # neither does --overwrite take another folder than was meant
+        train(*OPTIONS, "--max_steps", 1, "--overwrite")
+    assert lines(folders[1]) == logs[1] and (tmp_path / "out" / "prosqa-coconut-4").exists()
     for options in ([*OPTIONS, "--overwrite"], ["--resume"]):
         with lock(folders[0] / "lock"), pytest.raises(SystemExit, match="another process is train"):
             train(*options, "--out_dir", folders[0])
+
+
+def test_a_rank_without_a_number_of_ranks_is_none(tmp_path):
+    done = subprocess.run([sys.executable, "train.py", *map(str, OPTIONS), "--max_steps", "1",
+                           "--out_dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "RANK": "1"})
+    assert "test accuracy" in done.stdout and (tmp_path / "ckpt.pt").exists()
 
 
 def test_resume_without_a_folder_goes_on_with_the_newest_run_that_is_not_done(
@@ -131,8 +143,14 @@ def test_resume_without_a_folder_goes_on_with_the_newest_run_that_is_not_done(
         train(*OPTIONS, "--max_steps", steps)
     assert "note: out/prosqa-coconut is taken, so this run is in out/prosqa-coconut-2\n" in (
         capsys.readouterr().out)
+    os.makedirs("out/prosqa-coconut-3")
+    torch.save({}, "out/prosqa-coconut-3/ckpt.pt")
+    with lock("out/prosqa-coconut/lock"), pytest.raises(SystemExit, match="--max_steps and"):
+        train("--task", "prosqa", "--resume", "--max_steps", 2)  # the other is done
     train("--task", "prosqa", "--resume")
-    assert "resuming out/prosqa-coconut\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert all(f"resuming out/prosqa-coconut{end}\n" in printed for end in ("-2", ""))
+    assert "note: out/prosqa-coconut-3/ckpt.pt cannot be resumed" in printed
     assert weights("out/prosqa-coconut")["run"]["step"] == 12
 
 

@@ -181,6 +181,7 @@ def test_a_forks_bug_shows_its_traceback(tmp_path, monkeypatch, run, name):
 @pytest.mark.parametrize("content, message", [
     (b" \n", "holds no problems"),
     (b"[" * 100_000, "is not valid JSON"),
+    (json.dumps(GOOD).encode() + b"\n{", "line 2 is not valid JSON"),
     (b"[null]", "record 1 lacks question, steps or answer"),
     (b'{"example1": {"test_example": {"question": "q"}}}', "example1 lacks"),
     ({"question": None}, "record 2: question and answer must be texts"),
@@ -212,6 +213,7 @@ def test_a_malformed_file_is_refused_in_a_sentence(tmp_path, content, message, r
     ("Q?|| #### 6", []),
     ("\n".join(json.dumps(GOOD | {"steps": ["Carry the one", "12+3=15"]}) for _ in range(2)),
      ["Carry the one", "12+3=15"]),
+    ("[Q] Tom?||<<5+1=6>> #### 6", ["<<5+1=6>>"]),
     (json.dumps({"data": [GOOD]}), GOOD["steps"]), (json.dumps(GOOD), GOOD["steps"])])
 def test_text_is_trained_as_it_was_written(tmp_path, content, steps):
     (tmp_path / "file").write_text(content)
@@ -232,7 +234,7 @@ def test_a_folders_files_may_have_other_names(tmp_path):
 @pytest.mark.parametrize("command, environment", [
     ("{python} sample.py --index 1 --device cpu | head -1", {}),
     ("{python} data.py prosqa {out} --n 9 --nodes 8 | true", {}),
-    ("{python} sample.py --ckpt {run} --question 'Is \u03b1 a cat?'", {"PYTHONIOENCODING": "ascii"}),
+    ("{python} sample.py --ckpt {run} --question 'Is \u03b1 one?'", {"PYTHONIOENCODING": "ascii"}),
     ("{python} sample.py < /dev/null", {})])
 def test_no_pipe_and_no_terminal_ends_a_program_in_a_traceback(
         tmp_path, run, command, environment):
