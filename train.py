@@ -36,16 +36,17 @@ def train(s, splits, model, enc, optimizer, run):
     examples_of_epoch, valid, test = splits
     c, marks, device = s.curriculum(), markers_of(enc), next(model.parameters()).device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
-    began, last_save = time.perf_counter() - run.seconds, time.perf_counter()
+    began = time.perf_counter() - run.seconds  # as if it had never been stopped
+    last_save = time.perf_counter()
 
+    # An epoch whose batches are done is still evaluated, also where --max_steps ends the run.
     while run.epoch < s.epochs and (run.step != s.max_steps or run.batch > 0):
         examples = examples_of_epoch(run.epoch)
         epoch_batches = batches(examples, s.batch_size, random.Random(f"{s.seed} {run.epoch}"))
         n_batches = len(epoch_batches)
         model.train()
-        for batch in epoch_batches[run.batch:]:  # a resumed run leaves out what is done
-            if run.step == s.max_steps:
-                break
+        todo = epoch_batches[run.batch:]  # a resumed run leaves out what is done
+        for batch in todo[:s.max_steps - run.step] if s.max_steps else todo:
             stage = stage_at(run.epoch + run.batch / n_batches, c)
             if stage != run.stage:
                 run.stage = stage
@@ -186,8 +187,7 @@ def main(argv=None):
             result = train(s, *start_run(s))
         except KeyboardInterrupt:
             go_on = f"; go on:  python train.py --out_dir {quote(s.out_dir or '')} --resume"
-            saved = s.lock and os.path.exists(checkpoint_of(s))
-            raise UserError(f"stopped{go_on if saved else ''}")
+            raise UserError(f"stopped{go_on if s.saved or s.resume else ''}")
         finally:
             if s.lock:
                 s.lock.close()  # of its folder

@@ -37,7 +37,9 @@ ARGUMENTS = {
     "--device": {"help": "auto, cpu, cuda, mps .. (default: auto)"},
     "--out": {"help": "the file to write, or to append a measure or a log to"},
     "--patch": {"help": "the patch of hacks/ that made the run"},
-    **dict.fromkeys(["--show", "--most", "--index"], {"help": "see above", "type": count})}
+    "--show": {"help": "how many problems to show", "type": count},
+    "--most": {"help": "the most thoughts, or tries", "type": count},
+    "--index": {"help": "which problem to show, from 0", "type": count}}
 
 
 def measure(function, command, run, data=None, n=None, device="auto", out=None, **options):

@@ -53,16 +53,16 @@ def log_of(run):
 def runs_of(paths, done=True):
     """[(name, Settings, lines on epochs, line of test results), ..] of runs, all of which must be
     done, unless done is False. A path is a run's folder; its metrics.jsonl under any name; or
-    FILE.jsonl:NAME, a run of a file of many, where wildcards in NAME, of which none stands for a
-    slash, make it all runs that match."""
+    FILE.jsonl:NAME, a run of a file of many; NAME may hold wildcards, which match no slash."""
     lines = []
     for path in paths:
         file, many, name = path.partition(".jsonl:")
-        found = ([line for line in json_lines(file + ".jsonl") if fnmatchcase(line["name"], name)
+        found = ([line for line in json_lines(file + ".jsonl")
+                  if fnmatchcase(line.get("name", ""), name)
                   and line["name"].count("/") == name.count("/")] if many
                  else [{"name": path} | log_of(path)])
-        if not found:
-            raise UserError(f"{file}.jsonl has no run {name}")
+        if not (found and all({"settings", "epochs", "test"} <= line.keys() for line in found)):
+            raise UserError(f"{path} stands for no run")
         lines += found
     if stopped := [line["name"] for line in lines if done and line["test"] is None]:
         raise UserError(f"{', '.join(stopped)} has no test results: the run is not done")
@@ -99,9 +99,9 @@ def print_table(names, rows):
 
 
 def grouped(paths):
-    """{(task, whether not generated, number of the method, data, label): [(Settings, lines on
-    epochs, line of test results), ..]}: the runs of a group differ in the seed alone, and sorted
-    keys make an order."""
+    """{key: [(Settings, lines on epochs, test results), ..]} of runs that differ in the seed alone.
+    key: task, whether not generated, the method's place in METHODS, data, label; so sorted keys are
+    a table's order."""
     groups = {}
     for path, s, epochs, test in runs_of(paths):
         key = (s.task, s.data != "generated", list(METHODS).index(s.method), s.data, label(s))

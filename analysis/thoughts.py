@@ -71,7 +71,7 @@ def load_probe(run, data=None, n=None, device="auto"):
 
 
 def slim(run, out="slim.pt"):
-    """Write a run's checkpoint anew with weights in float16 and without the optimizer: a sixth."""
+    """Write a run's checkpoint anew, in float16 and without the optimizer: about a fifth."""
     ckpt = load_run(in_folder(run, "ckpt.pt"))[0]
     ckpt["settings"] |= ckpt.pop("unknown")
     ckpt["model"] = {name: tensor.half() for name, tensor in ckpt["model"].items()}
@@ -98,8 +98,8 @@ def categories(probe, written):
 def accuracy(probe):
     """Count the right answers at the stage that a run has reached, and what they depend on.
 
-    On the kind of answer, for ProsQA; on the steps of a problem; on whether a shortcut is right,
-    silent or wrong: a model that does not use it is as good in all three."""
+    They are split by kind of answer (ProsQA), by number of steps, and by whether each shortcut is
+    right, silent or wrong: a model that does not use it is as good in all three."""
     written = probe.written(probe.k)
     right, lengths = probe.right(written), [len(example.steps) for example in probe.examples]
 
@@ -119,11 +119,11 @@ def sweep(probe, most=None):
     """Answer with 0 to --most thoughts, by default as many as at the last stage (paper, Figure 3).
 
     Only a model trained with --uniform_prob has learned all of them to the end."""
-    rows = []
+    rows, counted = [], probe.s.curriculum().fill == "thought"  # pauses are no tokens
     for k in range(1 + (probe.k if most is None else most)):
         written = probe.written(k)
         rows.append({"thoughts": k, **share_of(probe.right(written)),
-                     "tokens": k + mean(length for _, length in written),
+                     "tokens": k * counted + mean(length for _, length in written),
                      **categories(probe, written)})
     return {"n": len(probe.examples), "rows": rows}
 

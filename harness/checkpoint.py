@@ -2,10 +2,10 @@
 What outlives a process: a run's checkpoint and its log.
 
 Everything that a run knows is in out_dir/ckpt.pt. train.py writes it before the first step, every
-save_every seconds, and before and after an evaluation. So whatever ends a run, Ctrl-C, a crash or a
-cluster, costs at most save_every seconds and one write, or an evaluation. A resumed run ends as if
-nothing had happened: on a CPU bit by bit, with as many threads as before (and no dropout on several
-ranks).
+save_every seconds, before an evaluation, and after that of an epoch. So whatever ends a run,
+Ctrl-C, a crash or a cluster, costs at most save_every seconds and one write, or an evaluation. A
+resumed run ends as if nothing had happened: on a CPU bit by bit, with as many threads as before
+(and no dropout on several ranks).
 """
 import json
 import os
@@ -55,6 +55,7 @@ def save_checkpoint(s, run, model, optimizer, enc):
     if device.type == "cuda":
         ckpt["cuda_rng"] = torch.cuda.get_rng_state(device)
     write_whole(checkpoint_of(s), "wb", lambda file: torch.save(ckpt, file))
+    s.saved = True
     if run.step == 0 and os.path.exists(log_of(s)):  # of the run that was there before
         os.remove(log_of(s))
 

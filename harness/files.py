@@ -17,7 +17,7 @@ def read_torch(path):
             with zipfile.ZipFile(path) as file:
                 if damaged := file.testzip():
                     raise UserError(f"cannot read {path}: its part {damaged} is damaged")
-        mmap = zipped and os.name != "nt"  # Windows replaces no file that is mapped
+        mmap = zipped and os.name != "nt"  # Windows would not replace a mapped file
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except UserError:
         raise

@@ -1,10 +1,10 @@
-"""A folder has one run: its lock, the next free name, and the newest run that is not done."""
+"""A folder has one run: its lock, the next free name, and the run that --resume goes on with."""
 import os
 from glob import escape, glob
 from itertools import count
 
 from harness.files import read_torch
-from harness.ranks import RANK, of_rank_0
+from harness.ranks import RANK, RANKS, of_rank_0
 from tasks.record import UserError
 
 try:
@@ -81,7 +81,9 @@ def has_steps(folder):
 
 def newest_run(first):
     """Of the folders first, first-2, first-3 .. in which no process trains the newest whose run is
-    not done, or else the newest. UserError if there is none."""
+    not done, or else the newest. UserError if there is none, or for several ranks."""
+    if RANKS > 1:
+        raise UserError("several processes must be told which run to resume: name it by --out_dir")
     found = []
     for folder in [first, *glob(f"{escape(first)}-[0-9]*")]:
         path = os.path.join(folder, "ckpt.pt")

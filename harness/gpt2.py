@@ -1,4 +1,4 @@
-"""GPT-2's weights from strangers: what a file is, or a sentence; and rows for our tokens."""
+"""GPT-2's weights in every layout that we know, other files refused in a sentence; our tokens."""
 import json
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from tasks.record import UserError
 
 NAMES = ("pytorch_model.bin", "model.safetensors", "pytorch_model.bin.index.json",
          "model.safetensors.index.json")
-# What a config.json may say of the function that the weights are for; first what model.py computes.
+# Keys of config.json that change the function: what model.py computes, and what equals it.
 COMPUTED = {"activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
             "layer_norm_epsilon": (1e-5,), "scale_attn_weights": (True,),
             "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,),
@@ -25,7 +25,7 @@ def load_gpt2(source, **options):
     """(model, Encoding) of what GPT.from_pretrained takes, of model.safetensors, or of shards with
     an index; with rows for our special tokens, and options of GPTConfig. UserError, in a sentence,
     for anything else."""
-    GPT(GPTConfig(1, 1, 1, 1, 2, **options))  # a bug in GPT shows here, not as a file's
+    GPT(GPTConfig(1, 1, 1, 1, 2, **options))  # so that a fork's bug is not taken for a bad file
     fetched = source in GPT2_SHA256 and not os.path.exists(source)  # as from_pretrained does it
     path = Path(torch.hub.get_dir(), source, NAMES[0]) if fetched else path_of(source)
     try:

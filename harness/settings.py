@@ -30,7 +30,7 @@ def count(text):
 
 def option(help, scratch=None, gpt2=..., least=0, most=math.inf, choices=None):
     """A field with its default from scratch and, where that is another one, on GPT-2's weights;
-    None if it follows from other options."""
+    None if it follows from other options. gpt2=...: the same as from scratch."""
     defaults = scratch, scratch if gpt2 is ... else gpt2
     return field(default=None, metadata={"help": help, "defaults": defaults, "least": least,
                                          "most": most, "choices": choices})
@@ -38,10 +38,12 @@ def option(help, scratch=None, gpt2=..., least=0, most=math.inf, choices=None):
 
 @dataclass
 class Options:
-    """All options but the sizes of problems. From scratch the defaults are for two CPU cores; on
-    GPT-2 they are the paper's, section 5.1 and the official args/*.yaml."""
+    """All options but the sizes of problems. Those from `grow` on are taken over from the run whose
+    checkpoint --init names. From scratch the defaults are for two CPU cores; on GPT-2 they are the
+    paper's, section 5.1 and the official args/*.yaml."""
     unknown = {}  # settings of a saved run that this version does not have
     lock = None  # the open file that keeps other runs out of out_dir
+    saved = False  # whether this process has written a checkpoint there
     task: str = option("what to learn", "prontoqa", choices=list(TASKS))
     method: str = option("what takes the place of steps", "coconut", choices=list(METHODS))
     data: str = option("problems: balanced (drawn so that no known shortcut guesses well; the "
@@ -144,15 +146,15 @@ def defaults(task, scratch):
 def parse(argv=None, program="train.py",
           purpose="Train a model to reason in continuous thoughts."):
     """The options that a person typed, and only those, as a dict."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # whose defaults to show
+    usage = f"python {program} [options]   (--help explains them)"
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=usage)
     first.add_argument("--task", default="prontoqa")
     first.add_argument("--init", default="scratch")
-    asked = first.parse_known_args(argv)[0]
+    asked = first.parse_known_args(argv)[0]  # whose defaults --help shows
     shown = vars(asked) if asked.task not in TASKS else (
         defaults(asked.task, asked.init == "scratch") | vars(asked))
     parser = argparse.ArgumentParser(
-        description=purpose, allow_abbrev=False,
-        usage=f"python {program} [options]   (--help explains them)",
+        description=purpose, allow_abbrev=False, usage=usage,
         epilog=f"In brackets: the defaults of --task {asked.task} with --init {asked.init}.")
     for f in fields(Settings):
         if f.name in GROUPS:
@@ -178,7 +180,7 @@ def complete(given, saved=None):
     task = given.get("task", saved.task if saved else "prontoqa")
     data = given.get("data", "balanced" if task in tasks_with("BALANCED") else "generated")
     scratch, generated = given.get("init", "scratch") == "scratch", data in GENERATED
-    values = defaults(task, scratch)
+    values = defaults(task, scratch or bool(saved) and saved.tokenizer == "word")
     if not generated:  # files hold problems like the paper's
         values |= {name: value for name, value in defaults(task, scratch=False).items()
                    if name in (*SIZES, *CHAINS)}
@@ -230,8 +232,8 @@ say_once = lru_cache(print)  # a checkpoint is read several times
 
 
 def label(s):
-    """The method of a run, and its options that differ from the task's defaults. Options that
-    follow from the size of the problems are left out."""
+    """The method of a run, and its options that differ from the defaults: a size from the task's,
+    everything else from those at this size."""
     sizes = s.size() if s.generated else {}
     same = {name: getattr(s, name) for name in ("task", "method", "data", "init", "quick")}
     usual, usual_at_this_size = complete(same), complete(same | sizes)

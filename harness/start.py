@@ -81,14 +81,14 @@ def start_run(s, saved=True):
     if not s.generated and s.steps:
         lines = [line for example in drawn(0) for line in lines_of(example.steps)]
         s.steps = "sentences" if any(line.endswith("\n") for line in lines) else "names"
-    seen = checksum([*(() if s.generated else drawn(0)), *valid, *test])
+    seen = checksum([*(() if s.generated else drawn(0)), *valid, *test])  # a seed fixes the others
     if not s.resume:
         model, enc, stage = start_model(s, drawn)
         optimizer, run = new_optimizer(s, model.to(device)), Run(stage=stage, problems=seen)
     else:
         ckpt, model, enc = load_run(checkpoint_of(s), device)
         optimizer, run = new_optimizer(s, model), Run(**ckpt["run"])
-        if run.problems not in ("", seen):
+        if run.problems not in ("", seen):  # "": it was not noted in older runs
             raise UserError(f"{s.data} has other problems than when the run began: start anew")
         try:
             optimizer.load_state_dict(ckpt["optimizer"])
@@ -110,7 +110,10 @@ def start_run(s, saved=True):
     in_files = None if s.generated else fit(drawn(0))  # the same in every epoch
     if saved and not s.resume and s.max_steps != 0:
         claim_folder(s)
-    of_epoch = (lambda epoch: fit(drawn(epoch))) if s.generated else (lambda epoch: in_files)
+
+    def of_epoch(epoch):
+        return fit(drawn(epoch)) if s.generated else in_files
+
     return (of_epoch, fit(valid), fit(test)), model, enc, optimizer, run
 
 
@@ -151,12 +154,16 @@ def start_model(s, drawn):
         ckpt, model, enc = load_run(s.init, **options)
         if (s.task, s.method) == (ckpt["settings"]["task"], ckpt["settings"]["method"]):
             stage = min(stage, ckpt["run"]["stage"])
-        if not METHODS[ckpt["settings"]["method"]].fill:  # then its markers start now
+        if not METHODS[ckpt["settings"]["method"]].fill:  # it never learned the markers: start them
             rows = model.wte.weight.data
             rows[list(markers_of(enc))] = rows[enc.encode_ordinary("<<")[0]].clone()
     if s.stage is not None and s.stage > last_stage(s.curriculum()):
         raise UserError(f"--stage {s.stage} is beyond the last, {last_stage(s.curriculum())}")
-    return model, enc, (stage if s.stage is None else s.stage) if s.max_steps == 0 else -1
+    if s.max_steps != 0:
+        stage = -1  # none yet: the first batch begins one
+    elif s.stage is not None:
+        stage = s.stage
+    return model, enc, stage
 
 
 @torch.no_grad()
@@ -209,9 +216,8 @@ def load_run(path, device="cpu", **options):
 
 
 def tested_problems(s, source=None):
-    """The Examples that a run of these Settings is tested on, or those of another source: as many
-    if both are generated, or both come from files; else 500 generated ones, or the whole test
-    split. Of another single file it is all of them."""
+    """The test problems of a run; or of another source: all of a single file, the test split of a
+    folder, and n_test generated ones, or 500 if the run's own come from files."""
     source = source or s.data
     if os.path.isfile(source) and not (os.path.exists(s.data) and os.path.samefile(source, s.data)):
         return unrepeated(read_examples(source), [], source)

@@ -1,7 +1,7 @@
 """
 The tasks, one file each: how its problems are drawn, guessed, and read from files.
 
-A new task is a new file here, and its name in the line below. The file has to hold
+A new task is a new file here, and its name in TASKS below. The file has to hold
 
     SIZES          {name: Size}, the options that say how large a generated problem is
     draw           (rng, **sizes) -> the skeleton of a problem, a tuple: a graph, say, or a story

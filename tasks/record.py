@@ -62,8 +62,8 @@ def told(program):
 def write_whole(path, mode, write):
     """Let write(file) make a new version of a file. Whatever ends it on the way, a crash or a full
     disk, leaves the old version as it was. Raises UserError."""
-    path = os.path.realpath(path)  # a link stays one
-    special = os.path.exists(path) and not os.path.isfile(path)  # a pipe, say
+    special = os.path.exists(path) and not os.path.isfile(path)  # a pipe, a terminal
+    path = path if special else os.path.realpath(path)  # a link stays one
     part = path if special else f"{path}.{os.getpid()}.tmp"
     try:
         with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -71,7 +71,8 @@ def write_whole(path, mode, write):
             file.flush()
             if not special:
                 os.fsync(file.fileno())
-        os.replace(part, path)  # nothing, if it is special
+        if not special:
+            os.replace(part, path)
     except BaseException as error:
         if os.path.exists(part) and not special:
             os.remove(part)
