@@ -65,7 +65,7 @@ def test_a_run_is_read_from_its_folder_its_log_and_a_file_of_many(tiny_runs, tmp
                           "epochs", "test"] and line["patch"] == "noise"
     for pattern, found in (("*", 1), ("words/*", 2), ("words/a-seed?", 1)):
         assert len(runs_of([f"{many}:{pattern}"])) == found
-    for wrong, sentence in ((f"{many}:c*", "has no run c"), (str(many), "is no log of a run")):
+    for wrong, sentence in ((f"{many}:c*", "stands for no run"), (str(many), "is no log of a run")):
         with pytest.raises(SystemExit, match=f"analysis: .*{sentence}"):
             analyze.main(["table", wrong])
     with pytest.raises(SystemExit, match="has a run words/b already"):
