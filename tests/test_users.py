@@ -23,7 +23,7 @@ from conftest import ROOT, tiny_gpt
 from curriculum import METHODS, last_stage, stage_at
 from data import text_of
 from harness import start
-from harness.settings import complete, label, parse, read_settings
+from harness.settings import complete, label, parse, read_settings, say_once
 from harness.start import load_run
 from tasks import TASKS, prosqa
 from tasks.common import load_splits, read_examples
@@ -156,6 +156,7 @@ def test_settings_of_a_patch_are_said_kept_in_the_label_and_not_resumed(
     ckpt = torch.load(run, weights_only=True)
     ckpt["settings"]["noise"] = 0.3
     torch.save(ckpt, tmp_path / "ckpt.pt")
+    say_once.cache_clear()  # another test may have heard it
     printed = asked("--ckpt", tmp_path / "ckpt.pt", "--question", "Is it?")
     assert "note: settings that this version does not have: noise = 0.3\n" in printed
     assert label(read_settings(ckpt["settings"])).endswith(" --noise 0.3")
