@@ -5,7 +5,7 @@ import zipfile
 
 import torch
 
-from tasks.record import UserError
+from tasks.record import UserError, refuse_pointer
 
 
 def read_torch(path):
@@ -27,12 +27,6 @@ def read_torch(path):
     except Exception as error:  # of half a dozen types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot read {path} as a file torch saved: {reason}") from None
-
-
-def refuse_pointer(path):
-    with open(path, "rb") as file:
-        if file.read(30).startswith(b"version https://git-lfs"):
-            raise UserError(f"{path} is a Git-LFS pointer: run `git lfs pull` where it comes from")
 
 
 def is_checkpoint(saved):

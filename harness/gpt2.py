@@ -7,9 +7,9 @@ import torch
 import torch.nn as nn
 
 from data import gpt2_encoding
-from harness.files import is_checkpoint, read_torch, refuse_pointer
+from harness.files import is_checkpoint, read_torch
 from model import GPT, GPT2_SHA256, GPT2_URL, GPTConfig
-from tasks.record import UserError
+from tasks.record import UserError, refuse_pointer
 
 NAMES = ("pytorch_model.bin", "model.safetensors", "pytorch_model.bin.index.json",
          "model.safetensors.index.json")

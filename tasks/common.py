@@ -16,7 +16,7 @@ from statistics import mean
 from urllib.request import urlopen
 
 from tasks import TASKS, tasks_with
-from tasks.record import Example, UserError, is_correct, write_whole
+from tasks.record import Example, UserError, is_correct, refuse_pointer, write_whole
 
 GENERATED = ("generated", "balanced")  # what --data calls problems that are drawn
 SPLITS = ("valid", "test", "train", "train")  # by checksum: half of all problems are for training
@@ -121,15 +121,13 @@ def read_text(path):
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"cannot read {path}: it is no file")  # a device might never end
     try:
+        refuse_pointer(path)
         with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
+            return file.read()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path}: no text in UTF-8, or packed ({error})") from None
-    if text.startswith("version https://git-lfs"):
-        raise UserError(f"{path} is a Git-LFS pointer: run `git lfs pull` where it comes from")
-    return text
 
 
 def to_example(record, where):

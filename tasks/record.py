@@ -1,6 +1,6 @@
 """
 The record of a problem, how it is scored, and what a task's file says of its sizes. Below them what
-every program needs: how it tells a user's mistakes, and how it writes a file.
+every program needs: how it tells a user's mistakes, what it does not read, how it writes a file.
 """
 import errno
 import os
@@ -57,6 +57,13 @@ def told(program):
             raise
         sys.stdout = open(os.devnull, "w")  # Python would print the rest at its end
         raise SystemExit(1 if error.errno == errno.EPIPE else f"{program}: {error}")
+
+
+def refuse_pointer(path):
+    """Raise UserError for what Git-LFS leaves in a file's place; OSError if there is none."""
+    with open(path, "rb") as file:
+        if file.read(30).startswith(b"version https://git-lfs"):
+            raise UserError(f"{path} is a Git-LFS pointer: run `git lfs pull` where it comes from")
 
 
 def write_whole(path, mode, write):
