@@ -4,7 +4,6 @@ Ask a trained model, and watch its thoughts.
     python sample.py --index 3                         a test problem, with its answer beside it
     python sample.py --question "Every .. dumpus?"     a question of your own, worded as in training
     python sample.py                                   question after question from the keyboard
-    python sample.py --init gpt2 --question "Once"     no thoughts: GPT-2 goes on with plain text
 A thought is shown as the tokens that the LM head finds nearest to it (paper, section 4).
 """
 import argparse
@@ -16,7 +15,6 @@ import torch
 
 from curriculum import n_thoughts, prompt
 from data import collate, encode_question, end_of, markers_of
-from harness.gpt2 import load_gpt2
 from harness.settings import Settings, count
 from harness.start import load_run, pick_device, problems_that_fit
 from model import generate, think
@@ -89,6 +87,21 @@ def ask(model, enc, c, question, k, top, max_new_tokens, answer=None):
     print(f"cost       {length} tokens and {k} {c.fill or 'thought'}s\n", flush=True)
 
 
+def show(model, examples, k, c, enc, batch_size, max_new_tokens):
+    """Ask three problems; print and return the accuracy on all with another problem's thoughts."""
+    print()
+    for e in examples[:3]:
+        ask(model, enc, c, e.question, k, 4, max_new_tokens, e.answer)
+    prompts = prompts_of(examples, k, c, enc)
+    def of_another(rows):  # of the one before in the batch
+        thoughts = thoughts_after(model, [prompts[i] for i in rows], enc).roll(1, dims=0)
+        return lambda k, thought: thoughts[:, k]
+    written = answers(model, prompts, enc, batch_size, max_new_tokens, of_another)
+    right = [is_correct(text, e.answer) for (text, _), e in zip(written, examples)]
+    print(f"accuracy with the thoughts of another problem {sum(right) / len(right):.1%}")
+    return sum(right) / len(right)
+
+
 def ask_checkpoint(args):
     ckpt, model, enc = load_run(args.ckpt, pick_device(args.device))
     s, run = Settings(**ckpt["settings"]), ckpt["run"]
@@ -107,8 +120,6 @@ def ask_checkpoint(args):
         ask(model, enc, c, test[args.index].question, *options, test[args.index].answer)
     elif args.question is not None:
         ask(model, enc, c, args.question, *options)
-    elif sys.stdin is None:
-        raise UserError("there is no keyboard here: ask by --question or --index")
     else:
         print("one question a line; an empty line ends", flush=True)
         while question := sys.stdin.readline().strip():
@@ -118,21 +129,12 @@ def ask_checkpoint(args):
                 print(f"{error}\n", flush=True)
 
 
-def continue_text(args):
-    model, enc = load_gpt2(args.init)
-    prompts = [enc.encode_ordinary(args.question)]
-    most = 100 if args.max_new_tokens is None else args.max_new_tokens
-    (text, _), = answers(model.to(pick_device(args.device)), prompts, enc, 1, most)
-    print(args.question + text)
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Ask a trained model, and watch its thoughts.")
     add = parser.add_argument
-    source, one = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
+    one = parser.add_mutually_exclusive_group()
     shipped = str(Path(__file__).with_name("results") / "prosqa-balanced.pt")
-    source.add_argument("--ckpt", default=shipped, help="checkpoint (default: %(default)s)")
-    source.add_argument("--init", help="gpt2 .. gpt2-xl, or a file like theirs: plain text")
+    add("--ckpt", default=shipped, help="checkpoint (default: %(default)s)")
     one.add_argument("--index", type=count, help="which test problem to ask, from 0")
     one.add_argument("--question", help="your own question")
     add("--n_thoughts", type=count, help="instead of as many as the run's last stage has")
@@ -140,10 +142,8 @@ def main(argv=None):
     add("--max_new_tokens", type=count, help="most tokens written (default: as in training)")
     add("--device", default="auto", help="auto, cpu, cuda, mps .. (default: %(default)s)")
     args = parser.parse_args(argv)
-    if args.init and (not args.question or args.n_thoughts is not None or args.top is not None):
-        parser.error("--init needs a --question, and has no thoughts for --n_thoughts or --top")
     with told("sample.py"):
-        (continue_text if args.init else ask_checkpoint)(args)
+        ask_checkpoint(args)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from harness.ranks import RANK, leave, micro_batches, share, sum_gradients, tota
 from harness.settings import parse
 from harness.start import settings_of_run, start_run
 from model import supervised_loss, think
-from sample import answers, prompts_of
+from sample import answers, prompts_of, show
 from tasks.common import checksum
 from tasks.record import UserError, is_correct, told
 
@@ -79,7 +79,6 @@ def train(s, splits, model, enc, optimizer, run):
                 group["lr"] = learning_rate(s, run, n_batches)
             optimizer.step()
             optimizer.zero_grad()
-
             run.batch, run.step, run.stage_step = run.batch + 1, run.step + 1, run.stage_step + 1
             run.loss_sum, run.n_targets = run.loss_sum + loss_sum, run.n_targets + n_targets
             run.seconds = time.perf_counter() - began
@@ -113,16 +112,17 @@ def train(s, splits, model, enc, optimizer, run):
 
     with autocast:
         result = evaluate(model, test, run.stage, c, enc, s.micro_batch, s.max_new_tokens)
+        if c.fill == "thought" and (k := n_thoughts(run.stage, c)):
+            result["swapped"] = show(model, test, k, c, enc, s.micro_batch, s.max_new_tokens)
+    quick = " (no result: --quick)" * s.quick
     line = {"stage": run.stage, "step": run.step, "seconds": round(run.seconds, 1),
             **{f"test_{name}": value for name, value in result.items()}}
-    print(f"\ntest accuracy {result['accuracy']:.1%} on {result['n']} problems never trained on, "
-          f"at stage {run.stage}, with {result['tokens']:.1f} tokens a problem")
+    print(f"test accuracy {result['accuracy']:.1%} on {result['n']} problems never trained on, "
+          f"at stage {run.stage}, {result['tokens']:.1f} tokens a problem{quick}")
     if s.max_steps == 0:
         print(f"test loss {result['loss']:.4f} nats a token; nothing was trained or saved")
         return line
     save_log(s, run, device, line)
-    if s.quick:
-        print("this was a smoke run (--quick): its accuracy is no result")
     if run.epoch < s.epochs:
         print(f"go on:  python train.py --out_dir {quote(s.out_dir)} --resume")
     print(f"look:   python sample.py --ckpt {quote(checkpoint_of(s))} --index 0")
@@ -174,7 +174,8 @@ def print_stage(stage, examples, c, enc):
     example = max(examples[:50], key=lambda example: len(example.steps))
     ids, targets, _ = build(encode(example, enc), stage, c, markers_of(enc))
     k, fill, given = n_thoughts(stage, c), c.fill or "thought", targets.count(NO_LOSS)
-    print(f"\nstage {stage} of {c.method}: {k} {fill}{'' if k == 1 else 's'}\n  given    "
+    falls = "; accuracy falls at a new stage and comes back" * (stage > 0 and c.drop == "stage")
+    print(f"\nstage {stage} of {c.method}: {k} {fill}{'' if k == 1 else 's'}{falls}\n  given    "
           f"{enc.decode(ids[:given])!r}\n  learned  {enc.decode(ids[given:])!r}\n")
 
 

@@ -18,7 +18,8 @@ for name in ${*:-$(basename -s .patch hacks/*.patch)}; do
         git apply "$root/hacks/$name.patch" &&
         pytest -q tests/test_{hack,model,curriculum,data}.py &&
         $command --epochs_stage_0 0 --n_train 320 --n_valid 50 --n_test 50 --max_steps 20 --out_dir out/run &&
-        python sample.py --ckpt out/run/ckpt.pt --index 0
+        python sample.py --ckpt out/run/ckpt.pt --index 0 &&
+        python -m analysis intervene out/run --n 4
     } >"$scratch/log" 2>&1; then
         cat "$scratch/log"
         echo "hacks/$name.patch fails, see above"

@@ -4,8 +4,7 @@ What outlives a process: a run's checkpoint and its log.
 Everything that a run knows is in out_dir/ckpt.pt. train.py writes it before the first step, every
 save_every seconds, before an evaluation, and after that of an epoch. So whatever ends a run,
 Ctrl-C, a crash or a cluster, costs at most save_every seconds and one write, or an evaluation. A
-resumed run ends as if nothing had happened: on a CPU bit by bit, with as many threads as before
-(and no dropout on several ranks).
+resumed run ends as if nothing had happened: on a CPU bit by bit (with no dropout on several ranks).
 """
 import json
 import os
@@ -31,6 +30,7 @@ class Run:
     loss_sum: float = 0.0  # training loss of this epoch in nats, summed ..
     n_targets: int = 0  # .. over so many tokens
     seconds: float = 0.0
+    threads: int = 0  # of torch on a CPU, see fastest_threads; 0: not chosen yet
     problems: str = ""  # a checksum of the questions: a run is not resumed on others
     history: list = field(default_factory=list)  # a line of metrics.jsonl for each epoch
 

@@ -1,5 +1,7 @@
 """How a run starts, anew or from its checkpoint, and how a finished one's model is loaded."""
+import math
 import os
+import time
 from dataclasses import asdict
 from functools import lru_cache
 from shlex import quote
@@ -7,16 +9,17 @@ from shlex import quote
 import tiktoken
 import torch
 
-from curriculum import METHODS, last_stage, n_thoughts, stage_at
-from data import fitting, gpt2_encoding, lines_of, markers_of, text_of, word_encoding
+from curriculum import METHODS, build, last_stage, n_thoughts, stage_at
+from data import (collate, encode, fitting, gpt2_encoding, lines_of, markers_of, text_of,
+                  word_encoding)
 from harness.checkpoint import Run, checkpoint_of, machine_of
 from harness.files import is_checkpoint, read_torch
 from harness.folder import claim_folder, newest_run
 from harness.gpt2 import load_gpt2
 from harness.muon import Muon
-from harness.ranks import RANK, RANKS, join
+from harness.ranks import RANK, RANKS, join, total
 from harness.settings import Settings, check, complete, read_settings
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, supervised_loss, think
 from tasks.common import GENERATED, checksum, load_splits, read_examples, unrepeated
 from tasks.record import UserError
 
@@ -108,13 +111,46 @@ def start_run(s, saved=True):
         return fitting(examples, enc, c, model.config.block_size)
 
     in_files = None if s.generated else fit(drawn(0))  # the same in every epoch
-    if saved and not s.resume and s.max_steps != 0:
-        claim_folder(s)
+    valid, test = fit(valid), fit(test)
+    if saved and s.max_steps != 0:
+        if not s.resume:
+            claim_folder(s)
+        run.threads = run.threads or fastest_threads(s, model, enc, valid)
+        torch.set_num_threads(run.threads)
 
     def of_epoch(epoch):
         return fit(drawn(epoch)) if s.generated else in_files
 
-    return (of_epoch, fit(valid), fit(test)), model, enc, optimizer, run
+    return (of_epoch, valid, test), model, enc, optimizer, run
+
+
+def fastest_threads(s, model, enc, examples):
+    """With how many threads a training step of the last stage is fastest on a CPU: all that there
+    are, or half as many, a quarter .. Leaves weights and generators as they are."""
+    device, c, marks = next(model.parameters()).device, s.curriculum(), markers_of(enc)
+    best = n = most = torch.get_num_threads()
+    least = math.inf
+    if device.type != "cpu" or most == 1:
+        return most
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=s.dtype == "bfloat16")
+    rows = [build(encode(e, enc), last_stage(c), c, marks) for e in examples[:s.micro_batch]]
+    ids, targets, is_thought, is_real, start = collate(rows, marks.thought)
+    while n:
+        torch.set_num_threads(n)
+        laps = []
+        while len(laps) < 3 or len(laps) < 20 and sum(laps) < 1:  # the first warms up
+            began = time.perf_counter()
+            with torch.random.fork_rng(devices=[]), autocast:  # dropout draws
+                hidden, _ = think(model, ids, is_thought, is_real, start)
+                supervised_loss(model, hidden, targets).backward()
+            laps.append(time.perf_counter() - began)
+        seconds, = total([min(laps)], device)  # the ranks agree
+        if seconds > least:
+            break
+        best, least, n = n, seconds, n // 2
+    model.zero_grad()
+    print(f"a step is fastest with {best} of {most} threads", flush=True)
+    return best
 
 
 def pick_device(name):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train as training
-from conftest import slow_think, tiny_gpt
+from conftest import ROOT, slow_think, tiny_gpt
 from curriculum import Curriculum, build
 from data import collate, count_targets, encode, markers_of, text_of, word_encoding
 from harness.checkpoint import Run
@@ -210,3 +210,26 @@ def test_a_run_from_a_checkpoint_keeps_its_words_weights_and_settings(tmp_path):
     assert not torch.allclose(old[marks], new[marks])
     words = [token for token in range(enc.n_vocab) if token not in marks]
     torch.testing.assert_close(new[words], old[words])
+
+
+def test_a_run_counts_its_right_answers_with_the_thoughts_of_another_problem():
+    """A shipped model, which needs its own; what `show` counts is what `intervene` does."""
+    result = train("--init", ROOT / "results" / "prosqa-balanced.pt", "--max_steps", 0)
+    assert result["test_accuracy"] > 0.95 and result["test_swapped"] < 0.2
+
+
+def test_the_number_of_threads_is_chosen_without_a_trace_and_kept(tmp_path, monkeypatch, capsys):
+    options = [*PROSQA, *TINY, *STAGES, "--dropout", 0.1, "--epochs", 2]
+    train(*options, "--out_dir", tmp_path / "one")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    tried = []
+    monkeypatch.setattr(torch, "set_num_threads", tried.append)  # which changes no sum here
+    train(*options, "--out_dir", tmp_path / "chosen", "--max_steps", 3)
+    threads = weights(tmp_path / "chosen")["run"]["threads"]
+    assert tried[:2] == [4, 2] and tried[-1] == threads
+    assert f"a step is fastest with {threads} of 4 threads" in capsys.readouterr().out
+    tried.clear()
+    train("--out_dir", tmp_path / "chosen", "--resume")
+    assert tried == [threads]
+    one, chosen = weights(tmp_path / "one"), weights(tmp_path / "chosen")
+    assert same(one["model"], chosen["model"]) and same(one["rng"], chosen["rng"])

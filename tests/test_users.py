@@ -107,8 +107,8 @@ def test_a_quick_run_says_that_it_is_no_result_and_does_what_was_typed(tmp_path,
     result = train(*PRONTOQA, "--quick", "--n_train", 32, "--n_test", 3, "--out_dir", tmp_path)
     out = capsys.readouterr().out
     assert (result["test_n"], result["stage"]) == (3, 3)
-    assert out.startswith("on cpu: ") and "\nstage 3 of coconut: 3 thoughts\n" in out
-    assert "this was a smoke run (--quick): its accuracy is no result" in out
+    assert out.startswith("on cpu: ") and "\nstage 3 of coconut: 3 thoughts; accur" in out
+    assert "(no result: --quick)" in out and out.count("\nthought 3  norm") == 3
 
 
 def test_help_has_the_values_of_the_task_in_question_and_no_other_tasks_sizes(capsys):
