@@ -70,6 +70,8 @@ def gpt2_encoding():
 
 def encoding_state(enc):
     """What a checkpoint keeps of an Encoding: tiktoken.Encoding(**state) is the same again."""
+    if not isinstance(enc, tiktoken.Encoding):  # that of hacks/huggingface
+        return enc.state
     return {"name": enc.name, "pat_str": enc._pat_str, "mergeable_ranks": enc._mergeable_ranks,
             "special_tokens": enc._special_tokens}
 

@@ -171,7 +171,7 @@ def positions_and_mask(is_real):
     """is_real (B, T) bool, False on padding -> pos (B, T) long and mask (B, 1, T, T) bool. Real
     columns count 0, 1, 2 .. wherever the padding stands, and never look at it."""
     ones = torch.ones(is_real.size(1), is_real.size(1), dtype=torch.bool, device=is_real.device)
-    itself = ones.triu().tril()  # the diagonal: padding on the left would look at nothing, NaN
+    itself = ones.triu().tril()  # the diagonal: else padding on the left looks at nothing
     mask = (ones.tril() & is_real[:, None, :]) | itself
     return (is_real.long().cumsum(dim=1) - 1).clamp(min=0), mask[:, None]
 

@@ -93,10 +93,10 @@ def show(model, examples, k, c, enc, batch_size, max_new_tokens):
     for e in examples[:3]:
         ask(model, enc, c, e.question, k, 4, max_new_tokens, e.answer)
     prompts = prompts_of(examples, k, c, enc)
-    def of_another(rows):  # of the one before in the batch
-        thoughts = thoughts_after(model, [prompts[i] for i in rows], enc).roll(1, dims=0)
-        return lambda k, thought: thoughts[:, k]
-    written = answers(model, prompts, enc, batch_size, max_new_tokens, of_another)
+    others = torch.cat([thoughts_after(model, prompts[i:i + batch_size], enc) for i in
+                        range(0, len(prompts), batch_size)]).roll(1, dims=0)  # (examples, k, C)
+    written = answers(model, prompts, enc, batch_size, max_new_tokens,
+                      lambda rows: lambda k, thought: others[rows, k])
     right = [is_correct(text, e.answer) for (text, _), e in zip(written, examples)]
     print(f"accuracy with the thoughts of another problem {sum(right) / len(right):.1%}")
     return sum(right) / len(right)

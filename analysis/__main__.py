@@ -18,8 +18,10 @@ from pathlib import Path
 from shlex import join
 
 from analysis.bench import bench
+from analysis.export import export
 from analysis.graphs import tree
 from analysis.runs import append, compare, curve, keep, print_table, shortcuts, table
+from analysis.surprises import surprises
 from analysis.thoughts import accuracy, decode, intervene, load_probe, retry, slim, sweep
 from harness.settings import count
 from tasks.record import UserError, told
@@ -28,10 +30,13 @@ from tasks.record import UserError, told
 MEASURE = "run --data --n --device --out "
 COMMANDS = {table: "runs", compare: "runs", curve: "runs --out", shortcuts: "runs",
             keep: "run name --patch --out", slim: "run --out", bench: "",
+            export: "run folder",
             accuracy: MEASURE, intervene: MEASURE, decode: MEASURE + "--show",
-            sweep: MEASURE + "--most", retry: MEASURE + "--most", tree: MEASURE + "--index"}
+            sweep: MEASURE + "--most", retry: MEASURE + "--most", tree: MEASURE + "--index",
+            surprises: MEASURE}
 ARGUMENTS = {
     "run": {}, "runs": {"nargs": "+"}, "name": {},
+    "folder": {"help": "where to write config.json, the weights and the tokenizer"},
     "--data": {"help": "a file, or what train.py's --data takes, instead of the run's problems"},
     "--n": {"help": "how many problems to look at (default: all)", "type": count},
     "--device": {"help": "auto, cpu, cuda, mps .. (default: auto)"},

@@ -20,7 +20,7 @@ from data import batches, collate, count_targets, encode, markers_of
 from harness.ranks import micro_batches
 from harness.settings import complete, parse
 from harness.start import saved_settings, start_run
-from model import supervised_loss, think
+from model import GPT, supervised_loss, think
 from tasks.record import UserError
 from train import evaluate
 
@@ -44,6 +44,8 @@ def measure(s):
     """A row for each stage of the run that these Settings make."""
     few = replace(s, n_train=STEPS * s.batch_size) if s.generated else s
     (examples_of_epoch, valid, _), model, enc, optimizer, _ = start_run(few, saved=False)
+    if not isinstance(model, GPT):
+        raise UserError("bench knows what GPT-2 computes, and no other model")
     c, marks, device = s.curriculum(), markers_of(enc), model.wte.weight.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=s.dtype == "bfloat16")
     side = 1024 if device.type == "cpu" else 8192

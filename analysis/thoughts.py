@@ -74,8 +74,9 @@ def slim(run, out="slim.pt"):
     """Write a run's checkpoint anew, in float16 and without the optimizer: about a fifth."""
     ckpt = load_run(in_folder(run, "ckpt.pt"))[0]
     ckpt["settings"] |= ckpt.pop("unknown")
-    ckpt["model"] = {name: tensor.half() for name, tensor in ckpt["model"].items()}
-    ckpt["model"]["lm_head.weight"] = ckpt["model"]["wte.weight"]  # one tensor, stored once
+    halves = {}  # a tensor with two names, as a tied lm_head, is stored once
+    ckpt["model"] = {name: halves.setdefault(tensor.data_ptr(), tensor.half())
+                     for name, tensor in ckpt["model"].items()}
     ckpt.pop("optimizer", None)  # a slim one has none
     write_whole(out, "wb", lambda file: torch.save(ckpt, file))
     print(f"wrote {os.path.getsize(out) / 1e6:.1f} MB to {out}")

@@ -54,6 +54,25 @@ def load_gpt2(source, **options):
     return model, enc
 
 
+def is_other_model(source):
+    """Whether a folder's config.json names a model that is no GPT-2."""
+    try:
+        said = json.loads(Path(source, "config.json").read_text("utf-8"))
+    except (OSError, ValueError):  # no such file, or no JSON
+        return False
+    return isinstance(said, dict) and said.get("model_type", "gpt2") != "gpt2"
+
+
+def adapter():
+    """The module by which other models are read and run. UserError without its package."""
+    try:
+        from hacks.huggingface import adapter
+    except ImportError as error:
+        raise UserError("models other than GPT-2 are run by a package: pip install -r "
+                        f"hacks/huggingface/requirements.txt ({error})") from None
+    return adapter
+
+
 def path_of(source):
     """The file that holds the weights, or the index of those that do, of a file or a folder."""
     if source in GPT2_SHA256:

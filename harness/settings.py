@@ -50,8 +50,9 @@ class Options:
                        "default where a task has it), generated (like the released ones, "
                        "shortcuts included), official (downloaded), a folder or a file")
     init: str = option("weights to start with: scratch (random), gpt2, gpt2-medium, gpt2-large, "
-                       "gpt2-xl, a file of that layout, or a checkpoint of train.py, whose task "
-                       "and settings are then the defaults", "scratch")
+                       "gpt2-xl, a file of that layout, a folder of another model "
+                       "(hacks/huggingface), or a checkpoint of train.py, whose task and settings "
+                       "are then the defaults", "scratch")
     out_dir: str = option("folder of the run (default: the first of out/TASK-METHOD, "
                           "out/TASK-METHOD-2 .. that is free)")
     resume: bool = option("go on with the run in out_dir (default: the newest that is not done)",
@@ -60,7 +61,7 @@ class Options:
     quick: bool = option("a smoke run: tiny model, few problems, every stage; no result", False)
     device: str = option("auto (the fastest there is), cpu, cuda, mps ..", "auto")
     dtype: str = option("of matrix products", "float32", choices=["float32", "bfloat16"])
-    seed: int = option("of weights, problems, their order, and dropout", 0, most=2**63 - 1)
+    seed: int = option("of weights, problems, their order, and dropout", 0, most=2**32 - 1)
     max_steps: int = option("end the run at this step, evaluated and saved; 0: evaluate --init")
     stage: int = option("for --max_steps 0: the stage (default: the checkpoint's, or the last)")
     micro_batch: int = option("problems at a time, to save memory (default: batch_size)", least=1)
@@ -81,9 +82,9 @@ class Options:
     eot: bool = option("mark the end of the thoughts by <|eot|>, as the paper does", True)
     max_latent_stage: int = option("last stage that adds thoughts; from scratch by size", None, 6)
     extra_stage: bool = option("end with a stage that drops all steps that are left", False)
-    epochs_stage_0: int = option("epochs of stage 0, in which every step is written", 9, 5)
+    epochs_stage_0: int = option("epochs of stage 0, in which every step is written", 8, 5)
     epochs_per_stage: int = option("epochs of each later stage but the last", 1, 5, least=1)
-    epochs: int = option("in all; from scratch more, if there are more stages", 20, 50, least=1)
+    epochs: int = option("in all; from scratch more, if there are more stages", 16, 50, least=1)
     uniform_prob: float = option("chance that a problem takes a random stage", 0.0, most=1)
     icot_tokens: int = option("icot: tokens removed over an epoch, one by one", 2, 8, least=1)
     icot_all_beyond: int = option("icot: once so many are removed, all are", 9, 39, least=1)
@@ -91,9 +92,9 @@ class Options:
     batch_size: int = option("problems in an optimizer step", 32, 128, least=1)
     optimizer: str = option("muon (AdamW, but for matrices) or adamw", "muon", "adamw",
                             choices=["muon", "adamw"])
-    learning_rate: float = option("the highest; the next two options lower it", 1e-3, 1e-4)
+    learning_rate: float = option("the highest; the next two options lower it", 3e-3, 1e-4)
     warmup_steps: int = option("steps from 0 to learning_rate, after every reset", 50, 0)
-    decay_epochs: int = option("epochs at the end, over which the rate falls to 0", 7, 0)
+    decay_epochs: int = option("epochs at the end, over which the rate falls to 0", 5, 0)
     beta2: float = option("AdamW's memory of squared gradients", 0.98, 0.999, most=0.99999)
     weight_decay: float = option("AdamW's pull of the weights towards 0", 0.01)
     grad_clip: float = option("longer gradients are scaled to this norm; 0: none is", 1.0, 0.0)

@@ -15,7 +15,7 @@ from data import (collate, encode, fitting, gpt2_encoding, lines_of, markers_of,
 from harness.checkpoint import Run, checkpoint_of, machine_of
 from harness.files import is_checkpoint, read_torch
 from harness.folder import claim_folder, newest_run
-from harness.gpt2 import load_gpt2
+from harness.gpt2 import adapter, is_other_model, load_gpt2
 from harness.muon import Muon
 from harness.ranks import RANK, RANKS, join, total
 from harness.settings import Settings, check, complete, read_settings
@@ -184,6 +184,8 @@ def start_model(s, drawn):
         enc = gpt2_encoding() if s.tokenizer == "gpt2" else word_encoding(map(text_of, drawn(0)))
         model = GPT(GPTConfig(vocab_size=enc.n_vocab, **options))
         help_small_models(model)
+    elif is_other_model(s.init):
+        model, enc = adapter().load(s.init, **options)
     elif not saved_settings(s.init):
         model, enc = load_gpt2(s.init, **options)
     else:
@@ -207,12 +209,15 @@ def help_small_models(model):
     """A start from which a small model soon learns to look at earlier tokens. This is neither
     GPT-2's nor Coconut's.
 
-    Embeddings of tokens and positions start with norm 1, the positions as sinusoids. Heads 0, 1, 2
+    Embeddings of tokens and positions start with norm 1, the positions as sinusoids. The last norm
+    starts at 0.3, so that a thought, which is its output, starts not ten but three times as long as
+    the embedding whose place it takes, and position and layers still count beside it. Heads 0, 1, 2
     of the first layer start by attending 1, 2, 3 tokens back: a key holds the waves of its position
     p, a query those of p - 1, p - 2, p - 3, so that the two match at that distance."""
     C, n_head = model.config.n_embd, model.config.n_head
     size = C // n_head  # of a head
     torch.nn.init.normal_(model.wte.weight, std=C ** -0.5)
+    model.ln_f.weight.fill_(0.3)
     frequency = 3 / 10000 ** (torch.arange(0, C, 2) / C)  # one for a sine and a cosine
     angle = torch.arange(model.config.block_size)[:, None] * frequency
     waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (block_size, C)
@@ -231,11 +236,12 @@ def load_run(path, device="cpu", **options):
     ckpt = read_torch(path)
     if not is_checkpoint(ckpt):
         raise UserError(f"{path} is no checkpoint of train.py")
+    other = adapter() if "transformers" in (ckpt.get("config") or ()) else None
     try:
         s, run = read_settings(ckpt["settings"]), Run(**ckpt["run"])
         ckpt["settings"], ckpt["unknown"] = asdict(s), s.unknown
-        enc = tiktoken.Encoding(**ckpt["encoding"])
-        config = GPTConfig(**ckpt["config"] | options)
+        enc = (other.Encoding if other else tiktoken.Encoding)(**ckpt["encoding"])
+        config = (other.Config if other else GPTConfig)(**ckpt["config"] | options)
         if ckpt["model"]["wte.weight"].shape != (config.vocab_size, config.n_embd):
             raise ValueError("its weights have other sizes than its config")
         markers_of(enc)  # fails if a special token is missing
@@ -243,7 +249,7 @@ def load_run(path, device="cpu", **options):
     except Exception as error:  # whatever a stranger's file provokes
         raise UserError(f"{path} is no checkpoint of this version of train.py: "
                         f"{type(error).__name__} {error}") from error
-    model = GPT(config)
+    model = (other.Model if other else GPT)(config)
     try:
         model.load_state_dict(ckpt["model"])
     except Exception as error:  # missing, unexpected or misshapen tensors, or none at all

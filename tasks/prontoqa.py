@@ -26,6 +26,7 @@ SIZES = {"hops": Size(5, range(1, 7), "1..6, as the generator has only 17 concep
          "steps": STEPS}
 BALANCED = GROWS = True
 SCRATCH = {"hops": 2, "wording": "every", "steps": "names", "grow": 2, "eot": False,
+           "uniform_prob": 0.3,
            # A step for each hop, and one for the end. Where they are names, the first is the claim.
            "max_latent_stage": lambda size: size["hops"] + 1 + (size["steps"] == "names")}
 PAPER = {"n_train": 9000, "n_test": 800, "icot_all_beyond": 104}

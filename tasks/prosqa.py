@@ -28,8 +28,8 @@ SIZES = {"nodes": Size(28, range(8, 41), "8..40, as there are names for 2 entiti
          "steps": STEPS}
 BALANCED = GROWS = True
 SCRATCH = {
-    "nodes": 8, "steps": "names", "grow": 2, "eot": False, "extra_stage": True, "epochs_stage_0": 8,
-    "epochs": 22, "decay_epochs": 8, "learning_rate": 2e-3,
+    "nodes": 8, "steps": "names", "grow": 2, "eot": False, "extra_stage": True, "epochs_stage_0": 3,
+    "epochs": 10, "learning_rate": 6e-3,
     # 6 hops, or mostly up to 3 in small graphs. If steps are names, who is asked about is one, too.
     "max_latent_stage": lambda size: (6 if size["nodes"] >= 20 else 3) + (size["steps"] == "names")}
 PAPER = {"n_train": 17886, "n_valid": 300, "icot_all_beyond": 72}

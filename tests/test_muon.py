@@ -51,7 +51,7 @@ def test_matrices_move_by_their_orthogonalized_momentum_and_all_else_by_adamw():
                 tall = len(part) > part.size(1)
                 move, = orthogonalize((move.mT if tall else move)[None])
                 part *= 1 - 1e-2 * 0.1
-                part -= 1e-2 * 0.2 * max(part.shape) ** 0.5 * (move.mT if tall else move)
+                part -= 1e-2 * 0.2 / 3 * max(part.shape) ** 0.5 * (move.mT if tall else move)
     assert len(matrices) == 4 * model.config.n_layer + 1
     for name, p in model.named_parameters():
         torch.testing.assert_close(p, matrices.get(name, expected[name]), atol=1e-5, rtol=0)

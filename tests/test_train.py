@@ -212,10 +212,13 @@ def test_a_run_from_a_checkpoint_keeps_its_words_weights_and_settings(tmp_path):
     torch.testing.assert_close(new[words], old[words])
 
 
+@pytest.mark.house
 def test_a_run_counts_its_right_answers_with_the_thoughts_of_another_problem():
     """A shipped model, which needs its own; what `show` counts is what `intervene` does."""
-    result = train("--init", ROOT / "results" / "prosqa-balanced.pt", "--max_steps", 0)
-    assert result["test_accuracy"] > 0.95 and result["test_swapped"] < 0.2
+    for size in (500, 1):
+        result = train("--init", ROOT / "results" / "prosqa-balanced.pt", "--max_steps", 0,
+                       "--n_test", 40, "--micro_batch", size)
+        assert result["test_accuracy"] > 0.9 and result["test_swapped"] < 0.3
 
 
 def test_the_number_of_threads_is_chosen_without_a_trace_and_kept(tmp_path, monkeypatch, capsys):
