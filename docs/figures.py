@@ -1,8 +1,11 @@
 """Draw the pictures of the pages from what results/ holds, at the root: python docs/figures.py"""
+import re
 import sys
+from pathlib import Path
 from statistics import mean
 
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 sys.path.insert(0, ".")
 
 from analysis.runs import best_guess, curve, grouped, interval, json_lines  # noqa: E402
@@ -70,27 +73,62 @@ def interventions(measures):
 
 
 def passes():
-    """Which pass computes which columns, at stage 2 of three steps."""
-    (figure, ((panel,),)), tokens = panels(7, 2.8), "Q Q Q <bot> T T <eot> 3 A".split()
-    for row, (start, end) in enumerate([(0, 4), (4, 5), (5, 9)]):
-        for column, token in enumerate(tokens[:end]):
-            color = "0.92" if column < start else "#ffc27a" if token == "T" else "#a9cdea"
-            panel.text(column, row, f"{token:^5}", ha="center", va="center", family="monospace",
-                       bbox={"boxstyle": "round", "facecolor": color, "edgecolor": "none"})
-            if column > 6:
-                panel.text(column, row + 0.6, "target", ha="center", color="C3")
-        if row < 2:
-            panel.annotate("", (end, row + 1), (end - 1, row), arrowprops={
-                "arrowstyle": "-|>", "color": "C1", "shrinkA": 20, "shrinkB": 20})
-    panel.set(xlim=(-0.5, 8.5), ylim=(2.8, -0.5),
-              title="a row for each pass; gray: kept from earlier ones; orange: a thought")
+    """Two thoughts in three forward passes: what goes into the model, and what comes out of it."""
+    figure, ((panel,),) = panels(7, 7)
+    inputs = ["question", "<bot>", "thought 1", "thought 2"]
+
+    def box(left, right, y, text, color, weight="normal"):
+        panel.add_patch(FancyBboxPatch(
+            (left + 0.1, y - 0.25), right - left - 0.2, 0.5, facecolor=color, edgecolor="none",
+            boxstyle="round,pad=0,rounding_size=0.06"))
+        panel.text((left + right) / 2, y, text, ha="center", va="center", size=12, weight=weight)
+
+    def arrow(start, end, color="0.5", path=None):
+        panel.annotate("", end, start, arrowprops={
+            "arrowstyle": "-|>", "color": color, "linewidth": 2, "mutation_scale": 18,
+            "shrinkA": 0, "shrinkB": 0, "connectionstyle": path})
+
+    for row, output in enumerate(["hidden state", "hidden state", "answer"]):
+        y, n_inputs = -3 * row, row + 2
+        panel.text(-0.15, y - 0.8, f"pass {row + 1}", ha="right", va="center", size=12)
+        for place, text in enumerate(inputs[:n_inputs]):
+            box(place, place + 1, y, text, "#ffc27a" if text.startswith("thought") else "#a9cdea")
+            arrow((place + 0.5, y - 0.27), (place + 0.5, y - 0.53))
+        box(0, n_inputs, y - 0.8, "GPT", "0.88", weight="bold")
+        arrow((n_inputs - 0.5, y - 1.07), (n_inputs - 0.5, y - 1.33))
+        box(n_inputs - 1, n_inputs, y - 1.6, output, "#a8dba8" if output == "answer" else "#ffc27a")
+        if output != "answer":  # it is fed back
+            arrow((n_inputs - 0.08, y - 1.6), (n_inputs + 0.5, y - 2.73), "C1",
+                  "angle,angleA=0,angleB=90,rad=8")
+    panel.set(xlim=(-0.8, 4.1), ylim=(-7.95, 0.35))
+    panel.set_title("A thought is the last hidden state, fed back as an input:\n"
+                    "two thoughts take three passes", size=14)
     panel.axis("off")
+    return figure
+
+
+def tutorial_loss():
+    """The loss of the tutorial's training, by a run of the page's own code up to that block."""
+    blocks = re.findall(r"```python\n(.*?)```", Path("docs/tutorial.md").read_text(), flags=re.S)
+    names = {}
+    while "losses" not in names:
+        exec(blocks.pop(0), names)
+    losses = names["losses"]
+    means = [mean(losses[i:i + 10]) for i in range(0, len(losses), 10)]
+    figure, ((panel,),) = panels(7, 3.4)
+    panel.plot(range(10, len(losses) + 1, 10), means)
+    for stage, begin in enumerate((0, 300, 400)):
+        panel.axvline(begin, color="0.7", linestyle=":")
+        panel.text(begin + 6, 2, f"stage {stage}", va="top", size=12)
+    panel.set(yscale="log", ylim=(None, 2.5), xlim=(0, len(losses)), xlabel="updates",
+              ylabel="training loss", title="A new thought costs little after stage 0")
     return figure
 
 
 if __name__ == "__main__":
     measures = {line["name"]: line.get("result") for line in json_lines("results/measures.jsonl")}
     for name, figure in [("accuracy", accuracy()), ("words", words()), ("passes", passes()),
+                         ("tutorial_loss", tutorial_loss()),
                          ("interventions", interventions(measures))]:
         figure.savefig(f"docs/{name}.png")
     curve([RUNS + "prosqa-coconut-*"], "docs/curve.png")
