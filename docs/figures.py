@@ -2,6 +2,7 @@
 import re
 import sys
 from pathlib import Path
+from itertools import product
 from statistics import mean
 
 from matplotlib.figure import Figure
@@ -26,19 +27,39 @@ def bar(panel, name, share, ends, color):
 
 
 def accuracy():
-    """Four methods over all seeds, left where a guess helps and right where none does."""
+    """Four methods over all seeds, left where a shortcut helps and right where none does."""
     figure, rows = panels(7, 5.6, 2, 2)
-    for (task, _, _, data, name), runs in grouped([RUNS + "pro*"]).items():
-        if name in COLORS:  # a method without other options
-            panel = rows[int(task == "prosqa"), int(data == "balanced")]
-            share, n = (sum(test[key] for *_, test in runs) for key in ("test_accuracy", "test_n"))
-            share /= len(runs)  # of as many problems; other ones for each seed
-            bar(panel, [*COLORS][::-1].index(name), share, interval(share * n, n), COLORS[name])
-            panel.set(title=f"{task}, {data}", yticks=range(4), yticklabels=[*COLORS][::-1])
-            if name == "coconut":
-                guess = mean(best_guess(s, test) for s, _, test in runs)
-                line = panel.axvline(100 * guess, color="C3", linestyle="--")
-    figure.legend([line], ["best guess"], loc="outside upper right")
+    for (i, task), (j, data), method in product(
+            enumerate(("prontoqa", "prosqa")), enumerate(("", "-balanced")), COLORS):
+        runs, = grouped([f"{RUNS}{task}{data}-{method}-seed?"]).values()
+        share, n = (sum(test[key] for *_, test in runs) for key in ("test_accuracy", "test_n"))
+        share /= len(runs)  # of as many problems; other ones for each seed
+        bar(rows[i, j], method, share, interval(share * n, n), COLORS[method])
+        if method == "coconut":
+            guess = mean(best_guess(s, test) for s, _, test in runs)
+            line = rows[i, j].axvline(100 * guess, color="C3", linestyle="--")
+            rows[i, j].set_title(f"{task}, {data[1:] or 'generated'}")
+    rows[0, 0].invert_yaxis()  # shared: the first method on top
+    figure.legend([line], ["best shortcut"], loc="outside upper right")
+    return figure
+
+
+def needed():
+    """What is left with the thoughts of another problem, over the runs at fresh seeds."""
+    figure, (row,) = panels(8, 2.4, 1, 2)
+    for task, panel in zip(("prosqa", "prontoqa"), row):
+        runs, = grouped([f"{RUNS}fresh/{task}-seed*"]).values()
+        shares = {"its own thoughts": mean(test["test_accuracy"] for *_, test in runs),
+                  "another problem's": mean(test["test_swapped"] for *_, test in runs),
+                  "best shortcut": mean(best_guess(s, test) for s, _, test in runs)}
+        for (name, share), color in zip(shares.items(), ("C0", "C1", "C7")):
+            panel.barh(name, 100 * share, color=color)
+            panel.text(100 * share - 1, name, f"{100 * share:.0f}", ha="right", va="center",
+                       color="white", weight="bold")
+        panel.axvline(50, color="0.5", linestyle=":")
+        panel.set(xlim=(0, 100), xlabel="right answers, % (dotted: chance)",
+                  title={"prosqa": "ProsQA", "prontoqa": "ProntoQA"}[task] + ", balanced")
+    row[0].invert_yaxis()
     return figure
 
 
@@ -53,7 +74,7 @@ def words():
     for (layers, method), line in sorted(lines.items()):
         panel.plot(*zip(*sorted(line)), "o-" if layers == 2 else "s--", color=COLORS[method],
                    label=f"{method}, {layers} layers")
-    panel.plot(*zip(*sorted(guesses.items())), "C3:", label="best guess")
+    panel.plot(*zip(*sorted(guesses.items())), "C3:", label="best shortcut")
     panel.set(xlabel="nodes", ylabel="accuracy, % (small: each seed)", xticks=sorted(guesses))
     panel.legend(fontsize="small")
     return figure
@@ -68,7 +89,7 @@ def interventions(measures):
             bar(panel, trial["thoughts"], trial["accuracy"], trial["interval"], "C0")
         line = panel.axvline(100 * max(result["shortcuts"].values()), color="C3", linestyle="--")
         panel.set_title(f"{task}, balanced")
-    figure.legend([line], ["best guess"], loc="outside upper right")
+    figure.legend([line], ["best shortcut"], loc="outside upper right")
     return figure
 
 
@@ -119,9 +140,10 @@ def tutorial_loss():
     panel.plot(range(10, len(losses) + 1, 10), means)
     for stage, begin in enumerate((0, 300, 400)):
         panel.axvline(begin, color="0.7", linestyle=":")
-        panel.text(begin + 6, 2, f"stage {stage}", va="top", size=12)
-    panel.set(yscale="log", ylim=(None, 2.5), xlim=(0, len(losses)), xlabel="updates",
-              ylabel="training loss", title="A new thought costs little after stage 0")
+        panel.text(begin + 6, 7, f"stage {stage}", va="top", size=12)
+    panel.set(yscale="log", ylim=(None, 9), xlim=(0, len(losses)), xlabel="updates",
+              ylabel="training loss", yticks=[1, 0.1, 0.01], yticklabels=["1", "0.1", "0.01"],
+              title="A new thought sets the loss back, but not for long")
     return figure
 
 

@@ -142,8 +142,6 @@ def about_the_methods():
         yield "results.md", row(said, *(
             percent(*accuracies(f"{task}{kind}-coconut-seed[012]"))
             for task in ("prontoqa-balanced", "prosqa-balanced", "prontoqa")))
-    yield "README.md", "end at chance ({} and {} %),".format(*(
-        percent(mean(accuracies(f"{kind}-eot-coconut-seed?"))) for kind in kinds[2:]))
 
 
 def about_thoughts_and_words():
@@ -159,9 +157,6 @@ def about_thoughts_and_words():
     lines = [row(cells[0][0]["thoughts"], *(percent(*(line["accuracy"] for line in cell))
                                             for cell in cells)) for cells in by_row]
     yield "thoughts.md", "\n".join(["| --- |", *lines, "\n"])
-    told = [percent(rows[i]["accuracy"]) for rows in measured("intervene/*-balanced-seed0")
-            for i in (0, 4)]  # intact, of another problem
-    yield "README.md", "balanced ProntoQA from {} to {} %, ProsQA from {} to {},".format(*told)
 
 
 def about_official_sizes():
@@ -189,7 +184,20 @@ def about_records():
         both = (percent(*accuracies(run)) for run in (name, name.replace("with", "without")))
         title = {"prontoqa": "ProntoQA", "prosqa": "ProsQA"}[task]
         yield "results.md", row(f"balanced {title}", seed, *both)
-    run = RUNS["records/plain-prontoqa-balanced-seed0"]
+
+
+def about_the_defaults():
+    """Runs of today's defaults, at seeds that were drawn after these were frozen."""
+    tasks = "prosqa", "prontoqa"
+    own, others = (percent(*(mean(RUNS[run]["test"][f"test_{what}"] for run in matching(
+        RUNS, f"fresh/{task}-seed*")) for task in tasks)).split()
+        for what in ("accuracy", "swapped"))
+    yield "README.md", (
+        "{} % (ProsQA) and {} % (ProntoQA) of the answers are right. With the thoughts of another "
+        "problem {} and {} % are,").format(*own, *others)
+    yield "README.md", "`coconut` gets {} on balanced ProsQA and {} on balanced ProntoQA".format(
+        *(spread(f"fresh/{task}-seed*") for task in tasks))
+    run = RUNS["fresh/prontoqa-seed354"]
     line = run["settings"] | run["epochs"][-1] | {"minutes": run["epochs"][-1]["seconds"] / 60}
     yield "README.md", (
         "epoch {epoch}/{epochs}  stage {stage}  train loss {train_loss:.4f}  valid loss "
@@ -197,9 +205,27 @@ def about_records():
     ).format(**line)
 
 
+def about_surprises():
+    def cells(values_of):
+        columns = ([values_of(MEASURES[name]["result"]) for name in matching(
+            MEASURES, f"surprises/{task}-seed*")] for task in ("prontoqa", "prosqa"))
+        return row("..", *(f"{mean(column):.1f} ± {stdev(column):.1f} (..)" for column in columns))
+
+    told = {"0 thoughts", "3 thoughts", "4 thoughts", "8 thoughts", "12 thoughts"}
+    untold = {"nothing", "thought 2 zero", "thought 3 zero"}
+    for i, line in enumerate(MEASURES["surprises/prosqa-seed354"]["result"]["rows"]):
+        if line["change"] in told or not re.search(r"\d thoughts", line["change"]) and (
+                line["change"] not in untold):
+            yield "surprises.md", cells(lambda result: 100 * result["rows"][i]["accuracy"])
+    for name in MEASURES["surprises/prosqa-seed354"]["result"]["axes"]:
+        yield "surprises.md", cells(lambda result: result["axes"][name])
+    for name in ("all eight agree", "where all agree"):
+        yield "surprises.md", cells(lambda result: 100 * result["noisy"][name])
+
+
 def test_the_pages_say_what_the_logs_say_and_no_fewer_numbers_than_before():
     claims = [*about_the_methods(), *about_thoughts_and_words(), *about_official_sizes(),
-              *about_records()]
+              *about_records(), *about_the_defaults(), *about_surprises()]
     assert not [(page, text) for page, text in claims if not re.search(
         re.sub(r"(\\ )+", r"\\s+", re.escape(text)).replace(r"\.\.", "[^|]{0,200}?"), PAGES[page])]
     numbers = re.findall(r"\d[\d,]*(?:\.\d+)?", " ".join(text for _, text in claims))
