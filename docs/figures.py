@@ -46,7 +46,7 @@ def accuracy():
 
 def needed():
     """What is left with the thoughts of another problem, over the runs at fresh seeds."""
-    figure, (row,) = panels(8, 2.4, 1, 2)
+    figure, (row,) = panels(8, 2.8, 1, 2)
     for task, panel in zip(("prosqa", "prontoqa"), row):
         runs, = grouped([f"{RUNS}fresh/{task}-seed*"]).values()
         shares = {"its own thoughts": mean(test["test_accuracy"] for *_, test in runs),
@@ -57,9 +57,10 @@ def needed():
             panel.text(100 * share - 1, name, f"{100 * share:.0f}", ha="right", va="center",
                        color="white", weight="bold")
         panel.axvline(50, color="0.5", linestyle=":")
-        panel.set(xlim=(0, 100), xlabel="right answers, % (dotted: chance)",
+        panel.set(xlim=(0, 100), xticks=(0, 25, 50, 75), xlabel="right answers, % (dotted: chance)",
                   title={"prosqa": "ProsQA", "prontoqa": "ProntoQA"}[task] + ", balanced")
     row[0].invert_yaxis()
+    figure.suptitle("Without its own thoughts the model is at chance, or below")
     return figure
 
 
