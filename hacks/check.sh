@@ -15,7 +15,7 @@ check_patch() {
     $(grep -m 1 '^python train.py' "$root/hacks/$1.md") --epochs_stage_0 0 --n_train 320 --n_valid 50 --n_test 50 \
         --max_steps 20 --out_dir out/run &&
     python sample.py --ckpt out/run/ckpt.pt --index 0 &&
-    python -m analysis intervene out/run --n 4
+    python -m analysis accuracy out/run --n 4
 }
 
 check_folder() {  # in an environment of its own, which also sees the packages of this one, torch above all
