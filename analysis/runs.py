@@ -247,6 +247,6 @@ def curve(runs, out="curve.png"):
             below.text(last["step"], 2, f" {line['stage']}", color="0.4")
     above.set(yscale="log", ylabel="loss, nats a token (dotted: training)")
     below.set(xlabel="optimizer steps (dashed: a new stage)", ylabel="accuracy, %", ylim=(0, 103))
-    below.legend(loc="lower right")
+    above.legend(*below.get_legend_handles_labels(), loc="upper right")
     write_whole(out, "wb", figure.savefig)
     print(f"drew {out}")
