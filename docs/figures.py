@@ -1,8 +1,8 @@
 """Draw the pictures of the pages from what results/ holds, at the root: python docs/figures.py"""
 import re
 import sys
-from pathlib import Path
 from itertools import product
+from pathlib import Path
 from statistics import mean
 
 from matplotlib.figure import Figure
