@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from analysis.thoughts import put_in, share_of
 from data import markers_of
+from model import GPT
+from tasks.record import UserError
 
 
 def surprises(probe, seed=0):
@@ -17,6 +19,8 @@ def surprises(probe, seed=0):
     an exchange of thoughts puts in those that the model had by itself. noisy: eight times noise of
     0.3 of a thought's norm; the answers agree if all eight are the same text."""
     n, k, model = len(probe.examples), probe.k, probe.model
+    if not isinstance(model, GPT):
+        raise UserError("surprises takes positions off as GPT-2 adds them, and knows no other model")
     thoughts, generator = probe.thoughts(k), torch.Generator().manual_seed(seed)  # (n, k, C)
     mean_thought = thoughts.mean(dim=(0, 1))
     centred = (thoughts - mean_thought).flatten(0, 1)  # (n * k, C)
