@@ -20,7 +20,7 @@ def surprises(probe, seed=0):
     0.3 of a thought's norm; the answers agree if all eight are the same text."""
     n, k, model = len(probe.examples), probe.k, probe.model
     if not isinstance(model, GPT):
-        raise UserError("surprises takes positions off as GPT-2 adds them, and knows no other model")
+        raise UserError("surprises takes positions off as GPT-2 adds them: no other model")
     thoughts, generator = probe.thoughts(k), torch.Generator().manual_seed(seed)  # (n, k, C)
     mean_thought = thoughts.mean(dim=(0, 1))
     centred = (thoughts - mean_thought).flatten(0, 1)  # (n * k, C)
