@@ -49,8 +49,10 @@ class Probe:
                        self.s.max_new_tokens, on_thought_of)
 
     def right(self, written):
-        """Whether each answer is right."""
-        return [is_correct(text, e.answer) for (text, _), e in zip(written, self.examples)]
+        """Whether each answer is right. The mark before it, ###, may be missing: what was put in
+        the place of the thoughts may stand for it."""
+        return [is_correct(text if "#" in text else f"#{text}", e.answer)
+                for (text, _), e in zip(written, self.examples)]
 
     def thoughts(self, k):
         """(examples, k, C): the k thoughts of every example. UserError for a run without any."""
@@ -177,14 +179,16 @@ def intervene(probe, seed=0):
         raise UserError("two problems or more are needed to exchange thoughts")
     noise = torch.randn(thoughts.shape, generator=torch.Generator().manual_seed(seed))
     norm = thoughts.norm(dim=-1, keepdim=True)
-    nearest = probe.model.wte.weight[probe.model.lm_head(thoughts).argmax(dim=-1)].detach()
+    nearest = probe.model.lm_head(thoughts).argmax(dim=-1)  # (n, k): ids
+    words = probe.model.wte.weight[nearest].detach()
+    is_mark = nearest == probe.enc.encode_ordinary("### ")[0]  # which precedes the answer
     order, swapped = random.Random(seed).sample(range(n), n), torch.empty_like(thoughts)
     swapped[order] = thoughts[order[1:] + order[:1]]  # no problem keeps its own
     trials = {"intact": thoughts, "zero": torch.zeros_like(thoughts),
               "noise of the same norm": norm * F.normalize(noise.to(thoughts.device), dim=-1),
               "mean over the problems": thoughts.mean(dim=0).expand_as(thoughts),
-              "of another problem": swapped, "embedding of the nearest token": nearest,
-              "the same, as long as the thought": norm * F.normalize(nearest, dim=-1)}
+              "of another problem": swapped, "embedding of the nearest token": words,
+              "the same, unless that is ###": torch.where(is_mark[..., None], thoughts, words)}
     for i in range(1, probe.k):
         copies = thoughts[:, i - 1:i].expand_as(thoughts[:, i:])
         trials[f"frozen from thought {i} on"] = torch.cat([thoughts[:, :i], copies], dim=1)

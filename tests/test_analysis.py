@@ -230,8 +230,30 @@ def test_an_intervention_feeds_what_its_name_says_and_the_own_thoughts_change_no
     assert sorted(other) == list(range(12)) and all(i != j for i, j in enumerate(other))
     frozen = fed["frozen from thought 2 on"]
     assert torch.equal(frozen[:, :2], own[:, :2]) and torch.equal(frozen[:, 2], own[:, 1])
-    for name in ("noise of the same norm", "the same, as long as the thought"):
-        torch.testing.assert_close(fed[name].norm(dim=-1), own.norm(dim=-1))
+    noise = fed["noise of the same norm"]
+    torch.testing.assert_close(noise.norm(dim=-1), own.norm(dim=-1))
+
+
+def test_words_take_the_place_of_thoughts_but_of_those_that_stand_for_the_mark(monkeypatch):
+    probe, fed = probe_of(k=3), []
+    weight = torch.nn.init.orthogonal_(probe.model.wte.weight.data)  # an embedding reads as itself
+    mark, zumpus = (probe.enc.encode_ordinary(text)[0] for text in ("### ", " zumpus"))
+    own = (2 * weight[[zumpus, mark, zumpus]]).expand(12, 3, 32)
+    monkeypatch.setattr(Probe, "thoughts", lambda self, k: own)
+    monkeypatch.setattr(thoughts, "put_in", lambda values: fed.append(values))
+    names = [row["thoughts"] for row in thoughts.intervene(probe)["rows"]]
+    fed = dict(zip(names, fed))
+    assert torch.equal(fed["embedding of the nearest token"], own / 2)
+    kept = fed["the same, unless that is ###"]
+    assert torch.equal(kept[:, [0, 2]], own[:, [0, 2]] / 2) and torch.equal(kept[:, 1], own[:, 1])
+
+
+def test_an_answer_counts_without_the_mark_that_a_thought_may_stand_for():
+    probe = probe_of()
+    answers = [example.answer for example in probe.examples]
+    assert all(probe.right([(f"### {answer}", 1) for answer in answers]))
+    assert all(probe.right([(answer, 1) for answer in answers]))
+    assert not any(probe.right([(f" zumpus {answer}", 1) for answer in answers]))
 
 
 def test_thoughts_that_spell_words_are_found_near_them(monkeypatch):
