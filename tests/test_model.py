@@ -76,6 +76,19 @@ def test_on_thought_gets_the_state_after_the_final_norm_and_returns_what_is_fed_
     torch.testing.assert_close(hidden, full_pass(model, x)[:, 3:], atol=1e-5, rtol=1e-5)
 
 
+def test_pauses_read_in_passes_of_their_own_are_the_function_that_one_pass_computes():
+    """So passes alone are no advantage of thoughts over pauses: what goes into them is."""
+    model, columns = tiny_gpt(), [4, 5, 6]
+    ids, is_thought, is_real = pad([(list(range(1, 20)), columns)])
+    one_by_one, _ = think(model, ids, is_thought, is_real, 4,
+                          lambda k, thought: model.embed(ids[:, columns[k]]))
+    at_once = full_pass(model, model.embed(ids))[:, 3:]
+    torch.testing.assert_close(one_by_one, at_once, atol=1e-5, rtol=1e-5)
+    gradients = (torch.autograd.grad(states.square().mean(), list(model.parameters()))
+                 for states in (one_by_one, at_once))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
 def test_a_row_longer_than_the_block_is_refused_in_a_sentence():
     model = tiny_gpt(block_size=16)
     with pytest.raises(ValueError, match="17 tokens do not fit into block_size 16"):
