@@ -173,28 +173,38 @@ def intervene(probe, seed=0):
     """Replace the thoughts by something else, and count the right answers.
 
     If they stay as many, nothing that was taken away was needed. Frozen from thought i on: those
-    that follow are copies of it."""
+    that follow are copies of it. A token's embedding is put in as each thought is made, so later
+    thoughts follow from it; all else replaces thoughts that the model had by itself."""
     thoughts, n = probe.thoughts(probe.k), len(probe.examples)  # (n, k, C)
     if n < 2:
         raise UserError("two problems or more are needed to exchange thoughts")
     noise = torch.randn(thoughts.shape, generator=torch.Generator().manual_seed(seed))
-    norm = thoughts.norm(dim=-1, keepdim=True)
-    nearest = probe.model.lm_head(thoughts).argmax(dim=-1)  # (n, k): ids
-    words = probe.model.wte.weight[nearest].detach()
-    is_mark = nearest == probe.enc.encode_ordinary("### ")[0]  # which precedes the answer
+    noise = thoughts.norm(dim=-1, keepdim=True) * F.normalize(noise.to(thoughts.device), dim=-1)
     order, swapped = random.Random(seed).sample(range(n), n), torch.empty_like(thoughts)
     swapped[order] = thoughts[order[1:] + order[:1]]  # no problem keeps its own
-    trials = {"intact": thoughts, "zero": torch.zeros_like(thoughts),
-              "noise of the same norm": norm * F.normalize(noise.to(thoughts.device), dim=-1),
-              "mean over the problems": thoughts.mean(dim=0).expand_as(thoughts),
-              "of another problem": swapped, "embedding of the nearest token": words,
-              "the same, unless that is ###": torch.where(is_mark[..., None], thoughts, words)}
+    mark, = probe.enc.encode_ordinary("### ")[:1]  # which precedes the answer
+    trials = {"intact": put_in(thoughts), "zero": put_in(torch.zeros_like(thoughts)),
+              "noise of the same norm": put_in(noise),
+              "mean over the problems": put_in(thoughts.mean(dim=0).expand_as(thoughts)),
+              "of another problem": put_in(swapped),
+              "embedding of the nearest token": word_in(probe.model),
+              "the same, unless that is ###": word_in(probe.model, mark)}
     for i in range(1, probe.k):
         copies = thoughts[:, i - 1:i].expand_as(thoughts[:, i:])
-        trials[f"frozen from thought {i} on"] = torch.cat([thoughts[:, :i], copies], dim=1)
-    rows = [{"thoughts": name} | share_of(probe.right(probe.written(probe.k, put_in(values))))
-            for name, values in trials.items()]
+        trials[f"frozen from thought {i} on"] = put_in(torch.cat([thoughts[:, :i], copies], dim=1))
+    rows = [{"thoughts": name} | share_of(probe.right(probe.written(probe.k, change)))
+            for name, change in trials.items()]
     return {"n": n, "rows": rows, "shortcuts": shortcut_accuracy(probe.s.task, probe.examples)}
+
+
+def word_in(model, spared=-1):
+    """An `on_thought_of` that replaces each thought by the embedding of the token that the LM head
+    finds nearest to it, unless that is the spared one."""
+    def change(k, thought):
+        nearest = model.lm_head(thought).argmax(dim=-1)  # (B,)
+        words = model.embed(nearest)
+        return torch.where((nearest == spared)[:, None], thought, words)
+    return lambda rows: change
 
 
 def put_in(values):
