@@ -21,7 +21,8 @@ def tree(probe, index=0):
     nodes: hops from who is asked about, whether on a shortest way (optimal), values after 0, 1, ..
     thoughts, cosines with each. frontier: the mean sum of the 1, 2, 3 highest values of the nodes k
     hops away (at k = 0 one) after k thoughts (paper, Figure 6). superposition: mean cosine (number
-    of nodes) of thought k with nodes out of reach, within k hops, at k (arXiv 2505.12514)."""
+    of nodes) of thought k with nodes out of reach, within k hops, at k (arXiv 2505.12514). A
+    control: of a run with pauses it looks at the states before them."""
     if probe.s.c_thought > 1:
         raise UserError(f"tree takes a thought for a hop, but the run has {probe.s.c_thought} for "
                         "each step")
@@ -51,7 +52,8 @@ def tree(probe, index=0):
 
 def nodes_of(probe, example):
     """The concepts of a problem, as `tree` has them, by their distance from who is asked about."""
-    graph, (thoughts,) = Graph(example), replace(probe, examples=[example]).thoughts(probe.k)
+    graph, alone = Graph(example), replace(probe, examples=[example])
+    thoughts, = alone.thoughts(probe.k, or_pauses=True)  # (k, C)
     reached, way, nodes = graph.below(graph.root), shortest_ways(graph), []
     values = [node_values(probe, example, k) for k in range(probe.k + 1)]
     for node in graph.concepts:

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 
 from analysis.runs import in_folder, interval
 from curriculum import n_thoughts
-from data import lines_of
+from data import lines_of, markers_of
 from harness.settings import Settings
 from harness.start import load_run, pick_device, problems_that_fit
-from model import GPT
-from sample import answers, nearest_tokens, prompts_of, thoughts_after
+from model import GPT, think
+from sample import answers, collate_prompts, nearest_tokens, prompts_of, thoughts_after
 from tasks.common import points, shortcut_accuracy
 from tasks.prosqa import CATEGORIES, category, read_question
 from tasks.record import UserError, is_correct, write_whole
@@ -54,13 +54,25 @@ class Probe:
         return [is_correct(text if "#" in text else f"#{text}", e.answer)
                 for (text, _), e in zip(written, self.examples)]
 
-    def thoughts(self, k):
-        """(examples, k, C): the k thoughts of every example. UserError for a run without any."""
-        if k == 0 or self.s.curriculum().fill != "thought":
+    def thoughts(self, k, or_pauses=False):
+        """(examples, k, C): the k thoughts of every example; of a run with pauses, if asked for,
+        the states before them, which would be the thoughts. UserError for a run without any."""
+        prompts, fill = self.prompts(k), self.s.curriculum().fill
+        if k == 0 or fill != "thought" and not (or_pauses and fill == "pause"):
             raise UserError(f"{self.s.method} at stage {self.stage} has no thoughts to look at")
-        prompts = self.prompts(k)
-        return torch.cat([thoughts_after(self.model, prompts[i:i + self.batch_size], self.enc)
+        states = thoughts_after if fill == "thought" else states_before_pauses
+        return torch.cat([states(self.model, prompts[i:i + self.batch_size], self.enc)
                           for i in range(0, len(prompts), self.batch_size)])
+
+
+@torch.no_grad()
+def states_before_pauses(model, prompts, enc):
+    """(prompts, k, C): the states before the k pauses of each prompt, where thoughts would begin."""
+    model.eval()
+    ids, is_thought, is_real = collate_prompts(model, prompts, enc)
+    hidden, _ = think(model, ids, is_thought, is_real, start=1)
+    before = (ids == markers_of(enc).pause).roll(-1, dims=1)  # (B, T)
+    return hidden[before].view(len(prompts), -1, model.config.n_embd)
 
 
 def load_probe(run, data=None, n=None, device="auto"):
@@ -217,8 +229,9 @@ def decode(probe, show=3, top=5):
 
     Of --show problems: each thought's nearest tokens with their probabilities, its norm, and its
     cosine with the thought before. Of all: how often its nearest token is the first of step 1, 2,
-    .. (of an equation's result) or of the answer, were they written."""
-    thoughts, shown, rows = probe.thoughts(probe.k), [], []  # (examples, k, C)
+    .. (of an equation's result) or of the answer, were they written. A control: of a run with
+    pauses it reads the states before them."""
+    thoughts, shown, rows = probe.thoughts(probe.k, or_pauses=True), [], []  # (examples, k, C)
     for problem, some in enumerate(thoughts[:show]):
         cosines = [None, *F.cosine_similarity(some[1:], some[:-1]).tolist()]
         for i, (thought, cosine) in enumerate(zip(some, cosines), start=1):

@@ -26,32 +26,17 @@ def bar(panel, name, share, ends, color):
     panel.set(xlim=(0, 103), xlabel="accuracy, %\n(95 % interval over problems)")
 
 
-def accuracy():
-    """Four methods over all seeds, left where a shortcut helps and right where none does."""
-    figure, rows = panels(7, 5.6, 2, 2)
-    for (i, task), (j, data), method in product(
-            enumerate(("prontoqa", "prosqa")), enumerate(("", "-balanced")), COLORS):
-        runs, = grouped([f"{RUNS}{task}{data}-{method}-seed?"]).values()
-        share, n = (sum(test[key] for *_, test in runs) for key in ("test_accuracy", "test_n"))
-        share /= len(runs)  # of as many problems; other ones for each seed
-        bar(rows[i, j], method, share, interval(share * n, n), COLORS[method])
-        if method == "coconut":
-            guess = mean(best_guess(s, test) for s, _, test in runs)
-            line = rows[i, j].axvline(100 * guess, color="C3", linestyle="--")
-            rows[i, j].set_title(f"{task}, {data[1:] or 'generated'}")
-    rows[0, 0].invert_yaxis()  # shared: the first method on top
-    figure.legend([line], ["best shortcut"], loc="outside upper right")
-    return figure
-
-
-def needed():
-    """What is left with the thoughts of another problem, over the runs at fresh seeds."""
+def needed(measures):
+    """What is left with the thoughts of another problem, over the models of all fresh seeds."""
     figure, (row,) = panels(8, 2.8, 1, 2)
     for task, panel in zip(("prosqa", "prontoqa"), row):
-        runs, = grouped([f"{RUNS}fresh/{task}-seed*"]).values()
-        shares = {"its own thoughts": mean(test["test_accuracy"] for *_, test in runs),
-                  "another problem's": mean(test["test_swapped"] for *_, test in runs),
-                  "best shortcut": mean(best_guess(s, test) for s, _, test in runs)}
+        models = [{trial["thoughts"]: trial["accuracy"] for trial in result["rows"]}
+                  for name, result in measures.items()
+                  if re.fullmatch(rf"intervene/{task}-seed\d{{3}}", name)]
+        shortcuts = measures[f"accuracy/{task}-seed354"]["shortcuts"]
+        shares = {"its own thoughts": mean(model["intact"] for model in models),
+                  "another problem's": mean(model["of another problem"] for model in models),
+                  "best shortcut": max(line["alone"] for line in shortcuts)}
         for (name, share), color in zip(shares.items(), ("C0", "C1", "C7")):
             panel.barh(name, 100 * share, color=color)
             panel.text(100 * share - 1, name, f"{100 * share:.0f}", ha="right", va="center",
@@ -82,10 +67,10 @@ def words():
 
 
 def interventions(measures):
-    """Accuracy with the thoughts replaced, on both balanced tasks."""
+    """Accuracy with the thoughts replaced, on both balanced tasks, of one model each."""
     figure, (row,) = panels(9, 4.4, 1, 2)
     for task, panel in zip(("prontoqa", "prosqa"), row):
-        result = measures[f"intervene/{task}-balanced-seed0"]
+        result = measures[f"intervene/{task}-seed354"]
         for trial in reversed(result["rows"]):
             bar(panel, trial["thoughts"], trial["accuracy"], trial["interval"], "C0")
         line = panel.axvline(100 * max(result["shortcuts"].values()), color="C3", linestyle="--")
@@ -150,8 +135,8 @@ def tutorial_loss():
 
 if __name__ == "__main__":
     measures = {line["name"]: line.get("result") for line in json_lines("results/measures.jsonl")}
-    for name, figure in [("accuracy", accuracy()), ("words", words()), ("passes", passes()),
+    for name, figure in [("needed", needed(measures)), ("words", words()), ("passes", passes()),
                          ("tutorial_loss", tutorial_loss()),
                          ("interventions", interventions(measures))]:
         figure.savefig(f"docs/{name}.png")
-    curve([RUNS + "prosqa-coconut-*"], "docs/curve.png")
+    curve([RUNS + "fresh/prosqa-seed*"], "docs/curve.png")

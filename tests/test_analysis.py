@@ -3,7 +3,7 @@ import json
 import math
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from analysis import __main__ as analyze
 from analysis import bench, graphs, thoughts
 from analysis.runs import TABLE, comparison, interval, paired_interval, rows_of_table, runs_of
 from analysis.thoughts import Probe, load_probe
-from conftest import ROOT, tiny_gpt
+from conftest import ROOT, full_pass, tiny_gpt
 from data import text_of, word_encoding
 from harness import start
 from harness.settings import complete, parse
@@ -22,7 +22,7 @@ from sample import collate_prompts
 from tasks import gsm8k, prontoqa, prosqa
 from tasks.common import checksum, shortcut_accuracy
 from tasks.prosqa import CATEGORIES, Graph, category, shortest_ways
-from tasks.record import Example
+from tasks.record import Example, UserError
 
 pytestmark = pytest.mark.house
 TINY = ("--device cpu --n_layer 1 --n_head 1 --n_embd 8 --n_train 40 --n_valid 4 --n_test 20 "
@@ -252,13 +252,23 @@ def test_an_answer_counts_without_the_mark_that_a_thought_may_stand_for():
     assert not any(probe.right([(f" zumpus {answer}", 1) for answer in answers]))
 
 
+def test_the_states_before_pauses_are_those_that_would_be_fed_back():
+    probe = probe_of(4, k=3, method="pause_as_thought")
+    for example, states in zip(probe.examples, probe.thoughts(3, or_pauses=True)):
+        ids, = replace(probe, examples=[example]).prompts(3)
+        hidden = full_pass(probe.model, probe.model.embed(torch.tensor([ids])))[0]
+        torch.testing.assert_close(states, hidden[-5:-2], atol=1e-5, rtol=1e-5)  # <eot> is last
+    with pytest.raises(UserError, match="pause_as_thought at stage 3 has no thoughts"):
+        thoughts.intervene(probe)
+
+
 def test_thoughts_that_spell_words_are_found_near_them(monkeypatch):
     """The first is the sum of the frontier's embeddings, the second step 2's first token."""
     probe = probe_of(20)
     weight = torch.nn.init.normal_(probe.model.wte.weight.data)
     torch.nn.functional.normalize(weight, dim=1, out=weight)
 
-    def spelled(self, k):
+    def spelled(self, k, or_pauses):
         words = [[Graph(e).children[Graph(e).root], [e.steps[1]]] for e in self.examples]
         return torch.stack([torch.stack([sum(weight[self.enc.encode_ordinary(" " + word)[0]]
                                              for word in some) for some in of]) for of in words])

@@ -17,6 +17,7 @@ from analysis.runs import best_guess, comparison, runs_of, shortcuts_on
 from conftest import ROOT
 from curriculum import METHODS
 from harness.settings import Settings, complete, parse
+from tasks.common import read_examples, shortcut_accuracy
 
 pytestmark = pytest.mark.house
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -92,10 +93,14 @@ def accuracies(pattern):
     return [RUNS[name]["test"]["test_accuracy"] for name in matching(RUNS, pattern)]
 
 
-def spread(pattern):
-    """Mean ± standard deviation over the runs; "" if there are none."""
-    shares = [100 * share for share in accuracies(pattern)]
+def spread_of(shares):
+    """Mean ± standard deviation in %; "" if there are none."""
+    shares = [100 * share for share in shares]
     return f"{mean(shares):.1f} ± {stdev(shares):.1f}" if shares else ""
+
+
+def spread(pattern):
+    return spread_of(accuracies(pattern))
 
 
 def compared(first, others):
@@ -115,21 +120,28 @@ def with_a_coin(pattern):
 
 def about_the_methods():
     """Pairs of a page and what it has to say by the logs; ".." stands for what they do not have."""
-    kinds = "prontoqa", "prosqa", "prontoqa-balanced", "prosqa-balanced"
+    balanced, generated = ("prontoqa", "prosqa"), ("prontoqa", "prosqa")
     for method in METHODS:
-        line = row(f"`{method}`", "..", *(spread(f"{kind}-{method}-seed?") for kind in kinds))
-        for page in ["results.md", *["README.md"] * (f"| `{method}` |" in README)]:
-            yield page, line
-    *told, arithmetic = (percent(mean(
-        best_guess(s, test) for _, s, _, test in runs_of([f"{LOGS}:{kind}-coconut-seed?"])))
-        for kind in [*kinds, "gsm8k"])
-    yield "results.md", row("*best shortcut*", "..", *(f"*{guess}*" for guess in told))
-    yield "results.md", (f"gets {spread('gsm8k-coconut-seed?')} with `coconut` over five seeds, "
-                         f"where the best shortcut gets {arithmetic}")
-    for task, said in [("prontoqa", "by {} points (interval {})"),
-                       ("prosqa", "difference, {} points ({}), may be chance")]:
-        yield "results.md", said.format(*compared(
-            f"{task}-balanced-coconut-seed[012]", f"{task}-balanced-cot-seed?"))
+        kinds = [f"{task}{'' if method == 'coconut' else f'-{method}'}-seed*" for task in balanced]
+        cells = [spread_of(MEASURES[name]["result"]["accuracy"] for name in
+                           matching(MEASURES, f"accuracy/{kind}")) for kind in kinds]
+        old = [spread(f"{task}-{method}-seed?") for task in generated]
+        yield "results.md", row(f"`{method}`", "..", *cells)
+        yield "results.md", row(f"`{method}`", *old)
+        if f"| `{method}` |" in README:
+            yield "README.md", row(f"`{method}`", "..", *cells, *old)
+    best = [percent(max(line["alone"] for line in MEASURES[f"accuracy/{task}-seed354"]["result"][
+        "shortcuts"])) for task in balanced]
+    told = [percent(mean(best_guess(s, test) for _, s, _, test in runs_of(
+        [f"{LOGS}:{task}-coconut-seed?"]))) for task in generated]
+    yield "results.md", row("*best shortcut*", "", *(f"*{guess}*" for guess in best))
+    yield "results.md", row("*best shortcut*", *(f"*{guess}*" for guess in told))
+    yield "README.md", row("*best shortcut*", "", *(f"*{guess}*" for guess in [*best, *told]))
+    arithmetic = MEASURES["accuracy/gsm8k-seed354"]["result"]["shortcuts"]
+    yield "results.md", "gets {} with `coconut`, where the best shortcut gets {}".format(
+        spread_of(MEASURES[name]["result"]["accuracy"] for name in
+                  matching(MEASURES, "accuracy/gsm8k-seed*")),
+        percent(max(line["alone"] for line in arithmetic)))
     for task, said, shortcut in [
             ("ProntoQA", "what is said of ..", "the sign of the concept mentioned more often"),
             ("ProntoQA", '"true", unless ..', "true unless it says not"),
@@ -152,11 +164,26 @@ def about_thoughts_and_words():
         yield "results.md", row(
             layers, nodes, spread(f"words/{thoughts}"), spread(f"words/{words}"),
             *compared(f"words/{words}", f"words/{thoughts}"), f"{100 * coin:+.1f}")
-    kinds = "prontoqa-balanced", "prosqa-balanced", "prontoqa", "prosqa", "gsm8k"
-    by_row = [*zip(*(zip(*measured(f"intervene/{kind}-seed?")) for kind in kinds))]
-    lines = [row(cells[0][0]["thoughts"], *(percent(*(line["accuracy"] for line in cell))
-                                            for cell in cells)) for cells in by_row]
-    yield "thoughts.md", "\n".join(["| --- |", *lines, "\n"])
+    for rows in zip(*(zip(*measured(f"intervene/{task}-seed???"))
+                      for task in ("prontoqa", "prosqa", "gsm8k"))):
+        cells = [spread_of(line["accuracy"] for line in cell) for cell in rows]
+        name = rows[0][0]["thoughts"]
+        if name in ("embedding of the nearest token", "the same, unless that is ###"):
+            for model in ("prosqa-28nodes", "prontoqa-5hops"):
+                own, = (line for line in measured(f"intervene/{model}")[0]
+                        if line["thoughts"] == name)
+                cells.append(percent(own["accuracy"]))
+        yield "thoughts.md", row(name, *cells)
+    for i, task in product(range(4), ("prontoqa", "prosqa")):
+        step = "answer" if (i, task) == (3, "prosqa") else f"step {i + 1}"
+        shares = [rows[i][step] for rows in measured(f"decode/{task}-seed*")]
+        yield "thoughts.md", f"{step}: {percent(min(shares))} to {percent(max(shares))}".replace(
+            "answer", "`###`")
+    for i in (1, 2):
+        lines = [MEASURES[name]["result"]["superposition"][i]
+                 for name in matching(MEASURES, "tree/prosqa-seed*")]
+        yield "thoughts.md", row(i + 1, *(f"{mean(float(line[kind].split()[0]) for line in lines):.2f}"
+                                          for kind in ("not reachable", "frontier", "optimal")))
 
 
 def about_official_sizes():
@@ -187,16 +214,13 @@ def about_records():
 
 
 def about_the_defaults():
-    """Runs of today's defaults, at seeds that were drawn after these were frozen."""
-    tasks = "prosqa", "prontoqa"
-    own, others = (percent(*(mean(RUNS[run]["test"][f"test_{what}"] for run in matching(
-        RUNS, f"fresh/{task}-seed*")) for task in tasks)).split()
-        for what in ("accuracy", "swapped"))
+    """Models of today's defaults, at seeds that were drawn after these were frozen."""
+    intact, swapped = ([percent(mean(line["accuracy"] for rows in measured(
+        f"intervene/{task}-seed???") for line in rows if line["thoughts"] == name))
+        for task in ("prosqa", "prontoqa")] for name in ("intact", "of another problem"))
     yield "README.md", (
         "{} % (ProsQA) and {} % (ProntoQA) of the answers are right. With the thoughts of another "
-        "problem {} and {} % are,").format(*own, *others)
-    yield "README.md", "`coconut` gets {} on balanced ProsQA and {} on balanced ProntoQA".format(
-        *(spread(f"fresh/{task}-seed*") for task in tasks))
+        "problem {} and {} % are,").format(*intact, *swapped)
     run = RUNS["fresh/prontoqa-seed354"]
     line = run["settings"] | run["epochs"][-1] | {"minutes": run["epochs"][-1]["seconds"] / 60}
     yield "README.md", (
@@ -208,10 +232,10 @@ def about_the_defaults():
 def about_surprises():
     def cells(values_of):
         columns = ([values_of(MEASURES[name]["result"]) for name in matching(
-            MEASURES, f"surprises/{task}-seed*")] for task in ("prontoqa", "prosqa"))
+            MEASURES, f"surprises/{task}-seed*")] for task in ("prontoqa", "prosqa", "gsm8k"))
         return row("..", *(f"{mean(column):.1f} ± {stdev(column):.1f} (..)" for column in columns))
 
-    told = {"0 thoughts", "3 thoughts", "4 thoughts", "8 thoughts", "12 thoughts"}
+    told = {f"{n} thoughts" for n in (0, 3, 4, 6, 8, 12)}
     untold = {"nothing", "thought 2 zero", "thought 3 zero"}
     for i, line in enumerate(MEASURES["surprises/prosqa-seed354"]["result"]["rows"]):
         if line["change"] in told or not re.search(r"\d thoughts", line["change"]) and (
@@ -221,6 +245,25 @@ def about_surprises():
         yield "surprises.md", cells(lambda result: result["axes"][name])
     for name in ("all eight agree", "where all agree"):
         yield "surprises.md", cells(lambda result: 100 * result["noisy"][name])
+
+
+def test_a_page_says_what_the_released_files_hold(real_data):
+    prosqa, prontoqa, gsm8k = (read_examples(real_data / name) for name in (
+        "prosqa_valid.json", "prontoqa_5hop_raw.json", "gsm8k_aug_valid.txt"))
+    of_prosqa, of_prontoqa = shortcut_accuracy("prosqa", prosqa), shortcut_accuracy(
+        "prontoqa", prontoqa)
+    solved = [e.steps[-1].strip("<>").split("=")[1] == e.answer.replace(",", "")
+              for e in gsm8k if e.steps]
+    shares = [of_prosqa["farther from its nearest entity"],
+              of_prosqa["not within 2 hops of anybody"], of_prosqa["fewer mentions"],
+              of_prontoqa["the sign of the concept mentioned more often"],
+              of_prontoqa["true unless it says not"], mean(solved),
+              mean(not e.steps for e in gsm8k), mean("," in e.answer for e in gsm8k),
+              mean(len(e.steps) == 3 for e in gsm8k)]
+    told = re.findall(r"^\| [^|]*\| [^|]+\| ([\d.]+) \(.*\) \|$", PAGES["surprises.md"], re.M)
+    assert told == percent(*shares).split()
+    for examples in (prosqa, prontoqa, gsm8k):
+        assert len({e.question for e in examples}) == len(examples)
 
 
 def test_the_pages_say_what_the_logs_say_and_no_fewer_numbers_than_before():
