@@ -174,7 +174,7 @@ def print_stage(stage, examples, c, enc):
     example = max(examples[:50], key=lambda example: len(example.steps))
     ids, targets, _ = build(encode(example, enc), stage, c, markers_of(enc))
     k, fill, given = n_thoughts(stage, c), c.fill or "thought", targets.count(NO_LOSS)
-    falls = "; accuracy falls at a new stage and comes back" * (stage > 0 and c.drop == "stage")
+    falls = "; accuracy may fall now, and comes back" * (stage > 0 and c.drop == "stage")
     print(f"\nstage {stage} of {c.method}: {k} {fill}{'' if k == 1 else 's'}{falls}\n  given    "
           f"{enc.decode(ids[:given])!r}\n  learned  {enc.decode(ids[given:])!r}\n")
 

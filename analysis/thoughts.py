@@ -67,7 +67,7 @@ class Probe:
 
 @torch.no_grad()
 def states_before_pauses(model, prompts, enc):
-    """(prompts, k, C): the states before the k pauses of each prompt, where thoughts would begin."""
+    """(prompts, k, C): the states before the k pauses of each prompt: they would be thoughts."""
     model.eval()
     ids, is_thought, is_real = collate_prompts(model, prompts, enc)
     hidden, _ = think(model, ids, is_thought, is_real, start=1)

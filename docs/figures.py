@@ -139,4 +139,4 @@ if __name__ == "__main__":
                          ("tutorial_loss", tutorial_loss()),
                          ("interventions", interventions(measures))]:
         figure.savefig(f"docs/{name}.png")
-    curve([RUNS + "fresh/prosqa-seed*"], "docs/curve.png")
+    curve([RUNS + "fresh/gsm8k-seed*"], "docs/curve.png")
