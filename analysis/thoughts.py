@@ -200,7 +200,8 @@ def intervene(probe, seed=0):
               "mean over the problems": put_in(thoughts.mean(dim=0).expand_as(thoughts)),
               "of another problem": put_in(swapped),
               "embedding of the nearest token": word_in(probe.model),
-              "the same, unless that is ###": word_in(probe.model, mark)}
+              "the same, unless that is ###": word_in(probe.model, mark),
+              "likewise, of another problem": word_in(probe.model, mark, others=True)}
     for i in range(1, probe.k):
         copies = thoughts[:, i - 1:i].expand_as(thoughts[:, i:])
         trials[f"frozen from thought {i} on"] = put_in(torch.cat([thoughts[:, :i], copies], dim=1))
@@ -209,12 +210,12 @@ def intervene(probe, seed=0):
     return {"n": n, "rows": rows, "shortcuts": shortcut_accuracy(probe.s.task, probe.examples)}
 
 
-def word_in(model, spared=-1):
-    """An `on_thought_of` that replaces each thought by the embedding of the token that the LM head
-    finds nearest to it, unless that is the spared one."""
+def word_in(model, spared=-1, others=False):
+    """An `on_thought_of` that replaces each thought, unless the LM head finds the spared token
+    nearest to it, by the embedding of that nearest token, or of that of another row's thought."""
     def change(k, thought):
         nearest = model.lm_head(thought).argmax(dim=-1)  # (B,)
-        words = model.embed(nearest)
+        words = model.embed(nearest.roll(1) if others else nearest)
         return torch.where((nearest == spared)[:, None], thought, words)
     return lambda rows: change
 

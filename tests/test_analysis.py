@@ -221,7 +221,8 @@ def test_an_intervention_feeds_what_its_name_says_and_the_own_thoughts_change_no
     probe, fed, put_in = probe_of(k=3), [], thoughts.put_in
     monkeypatch.setattr(thoughts, "put_in", lambda values: fed.append(values))
     names = [row["thoughts"] for row in thoughts.intervene(probe)["rows"]]
-    words = "embedding of the nearest token", "the same, unless that is ###"
+    words = ("embedding of the nearest token", "the same, unless that is ###",
+             "likewise, of another problem")
     fed, own = dict(zip([name for name in names if name not in words], fed)), probe.thoughts(3)
     assert own.shape == (12, 3, 32) and torch.equal(fed["intact"], own)
     assert probe.written(3, put_in(own)) == probe.written(3)
@@ -242,6 +243,7 @@ def test_words_take_the_place_of_thoughts_but_of_the_spared_one():
     assert torch.equal(thoughts.word_in(model)(None)(0, given), given / 2)
     assert torch.equal(thoughts.word_in(model, 8)(None)(0, given)[1], given[1])
     assert torch.equal(thoughts.word_in(model, 8)(None)(0, given)[::2], given[::2] / 2)
+    assert torch.equal(thoughts.word_in(model, others=True)(None)(0, given), given.roll(1, 0) / 2)
 
 
 def test_an_answer_counts_without_the_mark_that_a_thought_may_stand_for():

@@ -172,14 +172,14 @@ def about_thoughts_and_words():
                       for task in ("prontoqa", "prosqa", "gsm8k"))):
         cells = [spread_of(line["accuracy"] for line in cell) for cell in rows]
         name = rows[0][0]["thoughts"]
-        if name in ("embedding of the nearest token", "the same, unless that is ###"):
+        if name.startswith(("embedding of", "the same", "likewise")):
             for model in ("prosqa-28nodes", "prontoqa-5hops"):
                 own, = (line for line in measured(f"intervene/{model}")[0]
                         if line["thoughts"] == name)
                 cells.append(percent(own["accuracy"]))
         yield "thoughts.md", row(name, *cells)
     for kind, said in [("prontoqa-unmixed", "these models get {} and {} with their own thoughts, "
-                        "and {} and {} by the last row"),
+                        "and {} and {} by the third row"),
                        ("prosqa-mixed", "balanced ProsQA gets {} and {}, and {} and {}.")]:
         own, words = zip(*([rows[i]["accuracy"] for i in (0, 6)] for rows in measured(
             f"intervene/{kind}-seed*")))
@@ -189,12 +189,26 @@ def about_thoughts_and_words():
         shares = [rows[i][step] for rows in measured(f"decode/{task}-seed*")]
         yield "thoughts.md", f"{step}: {percent(min(shares))} to {percent(max(shares))}".replace(
             "answer", "`###`")
+    for task, i in [("prontoqa", 0), ("prontoqa", 1), ("prontoqa", 2)]:
+        shares = [rows[i][f"step {i + 1}"] for rows in measured(f"decode/{task}-pause_as_thought*")]
+        yield "thoughts.md", f"{percent(min(shares))} to {percent(max(shares))}"
     for i in (1, 2):
-        lines = [MEASURES[name]["result"]["superposition"][i]
-                 for name in matching(MEASURES, "tree/prosqa-seed*")]
-        cells = [[float(line[kind].split()[0]) for line in lines]
-                 for kind in ("not reachable", "frontier", "optimal")]
-        yield "thoughts.md", row(i + 1, *(f"{mean(cell):.2f}" for cell in cells))
+        yield "thoughts.md", row(i + 1, *cosines("tree/prosqa-seed*", i))
+    (missed, on_a_way, _), (more_missed, more_on, _) = (
+        cosines("tree/prosqa-pause_as_thought-*", i) for i in (1, 2))
+    yield "thoughts.md", (f"{on_a_way} and {more_on} on a shortest path, {missed} and "
+                          f"{more_missed} out of reach")
+
+
+def cosines(pattern, i):
+    """Mean cosine of thought i + 1 with nodes out of reach, on a shortest way, at its side."""
+    lines = [MEASURES[name]["result"]["superposition"][i] for name in matching(MEASURES, pattern)]
+    missed, there, on_a_way = ([re.findall(r"[-+.\d]+", line[group]) for line in lines]
+                               for group in ("not reachable", "frontier", "optimal"))
+    elsewhere = [(float(c) * int(n) - float(d) * int(m)) / (int(n) - int(m))
+                 for (c, n), (d, m) in zip(there, on_a_way)]
+    return [f"{mean(map(float, cells)):.2f}" for cells in (
+        [c for c, _ in missed], [c for c, _ in on_a_way], elsewhere)]
 
 
 def about_official_sizes():
@@ -229,13 +243,12 @@ def about_the_defaults():
     intact, swapped = ([percent(mean(line["accuracy"] for rows in measured(
         f"intervene/{task}-seed???") for line in rows if line["thoughts"] == name))
         for task in ("prosqa", "prontoqa")] for name in ("intact", "of another problem"))
-    words = [percent(mean(rows[6]["accuracy"] for rows in measured(f"intervene/{kind}")))
-             for kind in ("prontoqa-seed???", "prosqa-seed???", "prosqa-28nodes")]
-    yield "README.md", ("{} % (ProntoQA) and {} % (ProsQA) stay right. On problems of the paper's "
-                        "size {} % do").format(*words)
+    words = [percent(mean(rows[5]["accuracy"] for rows in measured(f"intervene/{task}-seed???")))
+             for task in ("prontoqa", "prosqa", "gsm8k")]
+    yield "README.md", "{} % (ProntoQA), {} % (ProsQA) and {} % (arithmetic) of the".format(*words)
     yield "README.md", (
         "{} % (ProsQA) and {} % (ProntoQA) of the answers are right. With the thoughts of another "
-        "problem {} and {} % are,").format(*intact, *swapped)
+        "problem only {} and {} % are,").format(*intact, *swapped)
     run = RUNS["fresh/prontoqa-seed354"]
     line = run["settings"] | run["epochs"][-1] | {"minutes": run["epochs"][-1]["seconds"] / 60}
     yield "README.md", (
@@ -250,8 +263,8 @@ def about_surprises():
             MEASURES, f"surprises/{task}-seed*")] for task in ("prontoqa", "prosqa", "gsm8k"))
         return row("..", *(f"{mean(column):.1f} ± {stdev(column):.1f} (..)" for column in columns))
 
-    told = {f"{n} thoughts" for n in (0, 3, 4, 6, 8, 12)}
-    untold = {"nothing", "thought 2 zero", "thought 3 zero"}
+    told = {f"{n} thoughts" for n in (0, 3, 4, 6, 7, 8, 12)}
+    untold = {"nothing"}
     for i, line in enumerate(MEASURES["surprises/prosqa-seed354"]["result"]["rows"]):
         if line["change"] in told or not re.search(r"\d thoughts", line["change"]) and (
                 line["change"] not in untold):
