@@ -86,6 +86,7 @@ def keep(run, name, patch=None, out="results/runs.jsonl"):
     if os.path.exists(out) and name in [line["name"] for line in json_lines(out)]:
         raise UserError(f"{out} has a run {name} already")
     append(out, {"name": name, "patch": patch}, log_of(run))
+    print(f"appended to {out}: {name}")
 
 
 TABLE = ["task", "data", "method", "seeds", "after each stage", "test", "sd", "best guess",
