@@ -142,7 +142,7 @@ def about_the_methods():
     yield "results.md", (f"97.7 to {percent(mean(exact))}. .. With a coin for these, written steps "
                          f"get {percent(mean(with_coin))}.")
     arithmetic = MEASURES["accuracy/gsm8k-seed354"]["result"]["shortcuts"]
-    yield "results.md", "gets {} with `coconut` over five seeds, where the best shortcut gets {}".format(
+    yield "results.md", "gets {} with `coconut` over five seeds, where the best .. gets {}".format(
         spread_of(MEASURES[name]["result"]["accuracy"] for name in
                   matching(MEASURES, "accuracy/gsm8k-seed*")),
         percent(max(line["alone"] for line in arithmetic)))
