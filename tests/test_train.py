@@ -219,7 +219,7 @@ def test_a_run_counts_its_right_answers_with_the_thoughts_of_another_problem():
     for size in (500, 1):
         result = train("--init", ROOT / "results" / "prosqa-balanced.pt", "--max_steps", 0,
                        "--n_test", 40, "--micro_batch", size)
-        assert result["test_accuracy"] > 0.9 and result["test_swapped"] < 0.3
+        assert result["test_accuracy"] > 0.9 and result["test_swapped"] < 0.5
 
 
 def test_the_number_of_threads_is_chosen_without_a_trace_and_kept(tmp_path, monkeypatch, capsys):
