@@ -1,7 +1,6 @@
 """Draw the pictures of the pages from what results/ holds, at the root: python docs/figures.py"""
 import re
 import sys
-from itertools import product
 from pathlib import Path
 from statistics import mean
 
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 sys.path.insert(0, ".")
 
-from analysis.runs import best_guess, curve, grouped, interval, json_lines  # noqa: E402
+from analysis.runs import best_guess, curve, grouped, json_lines  # noqa: E402
 
 RUNS = "results/runs.jsonl:"
 COLORS = {"coconut": "C0", "cot": "C2", "pause_as_thought": "C1", "no_cot": "C7"}
