@@ -120,20 +120,20 @@ def with_a_coin(pattern):
 
 def about_the_methods():
     """Pairs of a page and what it has to say by the logs; ".." stands for what they do not have."""
-    balanced, generated = ("prontoqa", "prosqa"), ("prontoqa", "prosqa")
+    tasks = "prontoqa", "prosqa"
     for method in METHODS:
-        kinds = [f"{task}{'' if method == 'coconut' else f'-{method}'}-seed*" for task in balanced]
+        kinds = [f"{task}{'' if method == 'coconut' else f'-{method}'}-seed*" for task in tasks]
         cells = [spread_of(MEASURES[name]["result"]["accuracy"] for name in
                            matching(MEASURES, f"accuracy/{kind}")) for kind in kinds]
-        old = [spread(f"{task}-{method}-seed?") for task in generated]
+        old = [spread(f"{task}-{method}-seed?") for task in tasks]
         yield "results.md", row(f"`{method}`", "..", *cells)
         yield "results.md", row(f"`{method}`", *old)
         if f"| `{method}` |" in README:
             yield "README.md", row(f"`{method}`", "..", *cells, *old)
     best = [percent(max(line["alone"] for line in MEASURES[f"accuracy/{task}-seed354"]["result"][
-        "shortcuts"])) for task in balanced]
+        "shortcuts"])) for task in tasks]
     told = [percent(mean(best_guess(s, test) for _, s, _, test in runs_of(
-        [f"{LOGS}:{task}-coconut-seed?"]))) for task in generated]
+        [f"{LOGS}:{task}-coconut-seed?"]))) for task in tasks]
     yield "results.md", row("*best shortcut*", "", *(f"*{guess}*" for guess in best))
     yield "results.md", row("*best shortcut*", *(f"*{guess}*" for guess in told))
     yield "README.md", row("*best shortcut*", "", *(f"*{guess}*" for guess in [*best, *told]))
@@ -189,8 +189,9 @@ def about_thoughts_and_words():
         shares = [rows[i][step] for rows in measured(f"decode/{task}-seed*")]
         yield "thoughts.md", f"{step}: {percent(min(shares))} to {percent(max(shares))}".replace(
             "answer", "`###`")
-    for task, i in [("prontoqa", 0), ("prontoqa", 1), ("prontoqa", 2)]:
-        shares = [rows[i][f"step {i + 1}"] for rows in measured(f"decode/{task}-pause_as_thought*")]
+    pauses = measured("decode/prontoqa-pause_as_thought*")
+    for i in range(3):
+        shares = [rows[i][f"step {i + 1}"] for rows in pauses]
         yield "thoughts.md", f"{percent(min(shares))} to {percent(max(shares))}"
     for i in (1, 2):
         yield "thoughts.md", row(i + 1, *cosines("tree/prosqa-seed*", i))
