@@ -17,7 +17,7 @@ from harness.files import is_checkpoint, read_torch
 from harness.folder import claim_folder, newest_run
 from harness.gpt2 import adapter, is_other_model, load_gpt2
 from harness.muon import Muon
-from harness.ranks import RANK, RANKS, join, total
+from harness.ranks import RANK, RANKS, join, of_rank_0, total
 from harness.settings import Settings, check, complete, read_settings
 from model import GPT, GPTConfig, supervised_loss, think
 from tasks.common import GENERATED, checksum, load_splits, read_examples, unrepeated
@@ -128,7 +128,7 @@ def fastest_threads(s, model, enc, examples):
     """With how many threads a training step of the last stage is fastest on a CPU: all that there
     are, or half as many, a quarter .. Leaves weights and generators as they are."""
     device, c, marks = next(model.parameters()).device, s.curriculum(), markers_of(enc)
-    best = n = most = torch.get_num_threads()
+    best = n = most = of_rank_0(torch.get_num_threads())  # machines may differ
     least = math.inf
     if device.type != "cpu" or most == 1:
         return most

@@ -1,6 +1,7 @@
 """Several processes train as one does: ranks that torchrun's launcher forks from this process."""
 import importlib
 import json
+import os
 import sys
 
 import pytest
@@ -27,6 +28,7 @@ def train_on_this_rank(out_dir):
     for name in list(sys.modules):  # harness.ranks learns its number when it is imported
         if name.split(".")[0] in ("harness", "sample", "train"):
             del sys.modules[name]
+    torch.set_num_threads(2 - int(os.environ["RANK"]))
     importlib.import_module("train").main([*OPTIONS, "--out_dir", out_dir])
 
 
@@ -39,7 +41,9 @@ def test_two_processes_reach_the_weights_and_numbers_of_one(tmp_path, monkeypatc
     monkeypatch.setattr(GPT, "__init__", with_an_idle_layer)
     training.main([*OPTIONS, "--out_dir", str(tmp_path / "one")])
     elastic_launch(TWO_RANKS, train_on_this_rank)(str(tmp_path / "two"))
-    assert capfd.readouterr().out.count("test accuracy") == 2, "rank 0 prints for all"
+    printed = capfd.readouterr().out
+    assert printed.count("test accuracy") == 2, "rank 0 prints for all"
+    assert printed.count(" of 2 threads") == 1, "rank 0 counts the threads for all"
 
     one, two = (torch.load(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
     assert one["run"]["step"] == two["run"]["step"] == 12 and one["run"]["stage"] == 3
