@@ -36,6 +36,18 @@ def test_every_block_of_the_tutorial_prints_what_the_page_says(capsys):
     assert (names["answers"] == names["right"]).float().mean() >= 0.95
     assert (names["swapped"] == names["right"]).float().mean() <= 0.05
 
+    def answers(on_thought):
+        hidden, _ = names["think"](*(names[name] for name in (
+            "model", "ids", "is_thought", "is_real", "start")), on_thought=on_thought)
+        return names["model"].lm_head(hidden[:, -2]).argmax(dim=1)
+
+    right, thoughts, model = names["right"], names["thoughts"], names["model"]
+    for swapped in (0, 1):  # exercise 2
+        given = answers(lambda k, thought: thoughts[k][names["partner"]] if k == swapped else thought)
+        assert (given == right[names["partner"]]).float().mean() >= 0.95
+    worded = answers(lambda k, thought: model.embed(model.lm_head(thought).argmax(dim=1)))
+    assert (worded == right).float().mean() >= 0.8  # exercise 3
+
 
 @pytest.mark.house
 def test_the_tutorial_quotes_think_as_it_is():
