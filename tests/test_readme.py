@@ -76,7 +76,9 @@ def test_pages_name_only_commands_options_and_runs_that_exist(capsys):
 
 def test_the_readme_quotes_the_curriculum_and_the_thoughts_that_the_code_has(capsys):
     shown = re.findall(r"^stage (\d)   (Q .*?)(?: {6,}.*)?$", README, re.M)
-    assert shown == re.findall(r"^    stage (\d)   (Q .*)$", curriculum.__doc__, re.M)
+    without_eot = curriculum.__doc__.replace(" <eot>", "")
+    assert shown == re.findall(r"^    stage (\d)   (Q .*)$", without_eot, re.M)[:len(shown)]
+    assert len(shown) == 4
     sample.main(["--index", "1", "--device", "cpu"])
     assert re.search(r"^question.*\n(.*\n){5}", capsys.readouterr().out, re.M)[0] in README
 

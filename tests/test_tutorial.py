@@ -41,10 +41,11 @@ def test_every_block_of_the_tutorial_prints_what_the_page_says(capsys):
             "model", "ids", "is_thought", "is_real", "start")), on_thought=on_thought)
         return names["model"].lm_head(hidden[:, -2]).argmax(dim=1)
 
-    right, thoughts, model = names["right"], names["thoughts"], names["model"]
+    right, partner, model = names["right"], names["partner"], names["model"]
     for swapped in (0, 1):  # exercise 2
-        given = answers(lambda k, thought: thoughts[k][names["partner"]] if k == swapped else thought)
-        assert (given == right[names["partner"]]).float().mean() >= 0.95
+        theirs = names["thoughts"][swapped][partner]
+        given = answers(lambda k, thought: theirs if k == swapped else thought)
+        assert (given == right[partner]).float().mean() >= 0.95
     worded = answers(lambda k, thought: model.embed(model.lm_head(thought).argmax(dim=1)))
     assert (worded == right).float().mean() >= 0.8  # exercise 3
 
