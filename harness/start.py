@@ -206,28 +206,18 @@ def start_model(s, drawn):
 
 @torch.no_grad()
 def help_small_models(model):
-    """A start from which a small model soon learns to look at earlier tokens. This is neither
-    GPT-2's nor Coconut's.
+    """A start from which a small model learns sooner. This is neither GPT-2's nor Coconut's.
 
     Embeddings of tokens and positions start with norm 1, the positions as sinusoids. The last norm
     starts at 0.3, so that a thought, which is its output, starts not ten but three times as long as
-    the embedding whose place it takes, and position and layers still count beside it. Heads 0, 1, 2
-    of the first layer start by attending 1, 2, 3 tokens back: a key holds the waves of its position
-    p, a query those of p - 1, p - 2, p - 3, so that the two match at that distance."""
-    C, n_head = model.config.n_embd, model.config.n_head
-    size = C // n_head  # of a head
+    the embedding whose place it takes, and position and layers still count beside it."""
+    C = model.config.n_embd
     torch.nn.init.normal_(model.wte.weight, std=C ** -0.5)
     model.ln_f.weight.fill_(0.3)
     frequency = 3 / 10000 ** (torch.arange(0, C, 2) / C)  # one for a sine and a cosine
     angle = torch.arange(model.config.block_size)[:, None] * frequency
     waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (block_size, C)
     model.wpe.weight.copy_(waves * (2 / C) ** 0.5)
-    queries, keys, _ = model.h[0].attn.c_attn.weight.view(3, n_head, size, C)
-    for head in range(min(3, n_head)):
-        keys[head] = 1.5 * torch.eye(size, C)  # reads the fastest waves
-        pairs = torch.view_as_complex(keys[head].view(size, -1, 2))
-        turn = torch.polar(torch.ones_like(frequency), -(head + 1) * frequency)
-        queries[head] = torch.view_as_real(pairs * turn).flatten(1)
 
 
 def load_run(path, device="cpu", **options):
