@@ -32,7 +32,7 @@ def needed(measures):
         models = [{trial["thoughts"]: trial["accuracy"] for trial in result["rows"]}
                   for name, result in measures.items()
                   if re.fullmatch(rf"intervene/{task}-seed\d{{3}}", name)]
-        shortcuts = measures[f"accuracy/{task}-seed354"]["shortcuts"]
+        shortcuts = measures[f"accuracy/{task}-seed257"]["shortcuts"]
         shares = {"its own thoughts": mean(model["intact"] for model in models),
                   "another problem's": mean(model["of another problem"] for model in models),
                   "best shortcut": max(line["alone"] for line in shortcuts)}
@@ -69,7 +69,7 @@ def interventions(measures):
     """Accuracy with the thoughts replaced, on both balanced tasks, of one model each."""
     figure, (row,) = panels(9, 4.4, 1, 2)
     for task, panel in zip(("prontoqa", "prosqa"), row):
-        result = measures[f"intervene/{task}-seed354"]
+        result = measures[f"intervene/{task}-seed257"]
         for trial in reversed(result["rows"]):
             bar(panel, trial["thoughts"], trial["accuracy"], trial["interval"], "C0")
         line = panel.axvline(100 * max(result["shortcuts"].values()), color="C3", linestyle="--")

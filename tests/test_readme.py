@@ -105,6 +105,12 @@ def spread(pattern):
     return spread_of(accuracies(pattern))
 
 
+def spread_on_new_problems(runs):
+    """The same on the problems that all runs of a task are asked; "" if there are no runs."""
+    return spread_of(MEASURES[name]["result"]["accuracy"]
+                     for name in matching(MEASURES, f"accuracy/{runs}"))
+
+
 def compared(first, others):
     """By how many points the other runs differ from the first, on the same problems; interval."""
     return comparison([f"{LOGS}:{first}", f"{LOGS}:{others}"])[1][-2:]
@@ -125,14 +131,14 @@ def about_the_methods():
     tasks = "prontoqa", "prosqa"
     for method in METHODS:
         kinds = [f"{task}{'' if method == 'coconut' else f'-{method}'}-seed*" for task in tasks]
-        cells = [spread_of(MEASURES[name]["result"]["accuracy"] for name in
-                           matching(MEASURES, f"accuracy/{kind}")) for kind in kinds]
-        old = [spread(f"{task}-{method}-seed?") for task in tasks]
+        cells = [spread_on_new_problems(kind) for kind in kinds]
+        old = [spread_on_new_problems(f"generated-{kind}") or spread(f"{task}-{method}-seed?")
+               for kind, task in zip(kinds, tasks)]
         yield "results.md", row(f"`{method}`", "..", *cells)
         yield "results.md", row(f"`{method}`", *old)
         if f"| `{method}` |" in README:
             yield "README.md", row(f"`{method}`", "..", *cells, *old)
-    best = [percent(max(line["alone"] for line in MEASURES[f"accuracy/{task}-seed354"]["result"][
+    best = [percent(max(line["alone"] for line in MEASURES[f"accuracy/{task}-seed257"]["result"][
         "shortcuts"])) for task in tasks]
     told = [percent(mean(best_guess(s, test) for _, s, _, test in runs_of(
         [f"{LOGS}:{task}-coconut-seed?"]))) for task in tasks]
@@ -141,13 +147,13 @@ def about_the_methods():
     yield "README.md", row("*best shortcut*", "", *(f"*{guess}*" for guess in [*best, *told]))
     exact, with_coin = zip(*([rows[0][how] for how in ("accuracy", "with a coin")]
                              for rows in measured("retry/prosqa-cot-seed*")))
-    yield "results.md", (f"97.7 to {percent(mean(exact))}. .. With a coin for these, written steps "
-                         f"get {percent(mean(with_coin))}.")
-    arithmetic = MEASURES["accuracy/gsm8k-seed354"]["result"]["shortcuts"]
+    thoughts = mean(MEASURES[name]["result"]["accuracy"] for name in
+                    matching(MEASURES, "accuracy/prosqa-seed*"))
+    yield "results.md", (f"{percent(thoughts)} to {percent(mean(exact))}. .. written steps get "
+                         f"{percent(mean(with_coin))}.")
+    arithmetic = MEASURES["accuracy/gsm8k-seed257"]["result"]["shortcuts"]
     yield "results.md", "gets {} with `coconut` over five seeds, where the best .. gets {}".format(
-        spread_of(MEASURES[name]["result"]["accuracy"] for name in
-                  matching(MEASURES, "accuracy/gsm8k-seed*")),
-        percent(max(line["alone"] for line in arithmetic)))
+        spread_on_new_problems("gsm8k-seed*"), percent(max(line["alone"] for line in arithmetic)))
     for task, said, shortcut in [
             ("ProntoQA", "what is said of ..", "the sign of the concept mentioned more often"),
             ("ProntoQA", '"true", unless ..', "true unless it says not"),
@@ -215,8 +221,8 @@ def cosines(pattern, i):
 
 
 def about_tokens_and_larger_graphs():
-    yield "results.md", "today's defaults: {}, {} and {} (seeds 354, 572 and 715".format(
-        *percent(*accuracies("tokens/fresh-prontoqa-seed*")).split())
+    yield "results.md", "today's defaults: {}, {} and {} (seeds 257, 635 and 695".format(
+        *percent(*accuracies("tokens/prontoqa-seed*")).split())
     for nodes in (10, 12, 16):
         cells = [[100 * MEASURES[name]["result"]["accuracy"] for name in matching(
             MEASURES, f"larger/nodes{nodes}-prosqa-{kind}")] for kind in ("seed*", "cot-*")]
@@ -244,11 +250,23 @@ def about_records():
         yield "results.md", row("`{task}` | {data}".format(**runs[0]["settings"]), "..", "..",
                                 len(runs), f"{step:.0f}", f"{seconds / 60:.1f}",
                                 percent(mean(tests)), percent(min(tests)), f"`{name}`")
-    for name in matching(RUNS, "heads/with-*"):
-        task, seed = re.search("with-(.*)-balanced-seed(.*)", name).groups()
-        both = (percent(*accuracies(run)) for run in (name, name.replace("with", "without")))
-        title = {"prontoqa": "ProntoQA", "prosqa": "ProsQA"}[task]
-        yield "results.md", row(f"balanced {title}", seed, *both)
+    for said, run in [("balanced ProntoQA | `coconut`", "prontoqa"),
+                      ("balanced ProntoQA | `cot`", "prontoqa-cot"),
+                      ("balanced ProsQA | `coconut`", "prosqa"),
+                      ("balanced ProsQA | `cot`", "prosqa-cot"),
+                      ("arithmetic | `coconut`", "gsm8k")]:
+        yield "results.md", row(said, *(spread(f"{kind}/{run}-seed*")
+                                        for kind in ("heads/with", "fresh")))
+    yield "results.md", ("gets {}, {} and {} on balanced ProntoQA, {}, {} and {} on balanced "
+                         "ProsQA.").format(*percent(*(
+                             share for task in ("prontoqa", "prosqa") for share in accuracies(
+                                 f"heads/without/{task}-seed*"))).split())
+    yield "results.md", "instead of 16, today's recipe gets {} and {}.".format(
+        *percent(*accuracies("records/short-*")).split())
+    older = [accuracies(f"heads/{kind}/older-prontoqa-seed*") for kind in ("with", "without")]
+    yield "results.md", ("ProntoQA got {}, {} and {} with them, and {}, {} and {} without (.. The "
+                         "mean of {} is").format(*percent(*older[0], *older[1]).split(),
+                                                 percent(mean(older[0])))
 
 
 def about_the_defaults():
@@ -262,7 +280,7 @@ def about_the_defaults():
     yield "README.md", (
         "{} % (ProsQA) and {} % (ProntoQA) of the answers are right. With the thoughts of another "
         "problem only {} and {} % are,").format(*intact, *swapped)
-    run = RUNS["fresh/prontoqa-seed354"]
+    run = RUNS["fresh/prontoqa-seed257"]
     line = run["settings"] | run["epochs"][-1] | {"minutes": run["epochs"][-1]["seconds"] / 60}
     yield "README.md", (
         "epoch {epoch}/{epochs}  stage {stage}  train loss {train_loss:.4f}  valid loss "
@@ -278,14 +296,21 @@ def about_surprises():
 
     told = {f"{n} thoughts" for n in (0, 3, 4, 6, 7, 8, 12)}
     untold = {"nothing"}
-    for i, line in enumerate(MEASURES["surprises/prosqa-seed354"]["result"]["rows"]):
+    for i, line in enumerate(MEASURES["surprises/prosqa-seed257"]["result"]["rows"]):
         if line["change"] in told or not re.search(r"\d thoughts", line["change"]) and (
                 line["change"] not in untold):
             yield "surprises.md", cells(lambda result: 100 * result["rows"][i]["accuracy"])
-    for name in MEASURES["surprises/prosqa-seed354"]["result"]["axes"]:
+    for name in MEASURES["surprises/prosqa-seed257"]["result"]["axes"]:
         yield "surprises.md", cells(lambda result: result["axes"][name])
     for name in ("all eight agree", "where all agree"):
         yield "surprises.md", cells(lambda result: 100 * result["noisy"][name])
+    for said, kind in [("hidden states, the default", ""), ("soft thinking, ..", "soft-"),
+                       ("hidden states before the last norm", "prenorm-"),
+                       ("their signs alone, ..", "signs-"), ("no position ..", "nopos-"),
+                       ("noise of ..", "noise-"), ("an output layer ..", "untied-")]:
+        runs = f"{kind}prosqa-seed[26]*"  # of the default there are two more
+        swapped = [rows[4]["accuracy"] for rows in measured(f"intervene/{runs}")]
+        yield "surprises.md", row(said, f"{spread_on_new_problems(runs)} (..)", spread_of(swapped))
 
 
 def test_a_page_says_what_the_released_files_hold(real_data):
