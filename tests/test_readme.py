@@ -38,6 +38,13 @@ def test_the_readme_has_the_lines_of_every_file_and_all_are_short():
     assert len(README.splitlines()) <= 150
 
 
+def test_six_pages_have_twelve_thousand_words_without_code():
+    pages = [re.sub(r"```.*?```", "", text, flags=re.S) for page, text in PAGES.items()
+             if page != "README.md"]
+    assert len(pages) == 6
+    assert sum(word != "|" for text in pages for word in text.split()) <= 12_000
+
+
 def test_every_link_leads_somewhere_and_every_page_and_picture_is_linked():
     targets = set()
     for page, text in PAGES.items():
