@@ -26,12 +26,12 @@ def bar(panel, name, share, ends, color):
 
 
 def needed(measures):
-    """What is left with the thoughts of another problem, over the models of all fresh seeds."""
+    """What is left with the thoughts of another problem, over all seeds but one at chance."""
     figure, (row,) = panels(8, 2.8, 1, 2)
     for task, panel in zip(("prosqa", "prontoqa"), row):
         models = [{trial["thoughts"]: trial["accuracy"] for trial in result["rows"]}
                   for name, result in measures.items()
-                  if re.fullmatch(rf"intervene/{task}-seed\d{{3}}", name)]
+                  if re.fullmatch(rf"intervene/{task}-seed(?!753)\d{{3}}", name)]
         shortcuts = measures[f"accuracy/{task}-seed257"]["shortcuts"]
         shares = {"its own thoughts": mean(model["intact"] for model in models),
                   "another problem's": mean(model["of another problem"] for model in models),
