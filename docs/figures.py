@@ -31,7 +31,8 @@ def needed(measures):
     for task, panel in zip(("prosqa", "prontoqa"), row):
         models = [{trial["thoughts"]: trial["accuracy"] for trial in result["rows"]}
                   for name, result in measures.items()
-                  if re.fullmatch(rf"intervene/{task}-seed(?!753)\d{{3}}", name)]
+                  if re.fullmatch(rf"intervene/{task}-seed\d{{3}}", name)]
+        models = [model for model in models if model["intact"] > 0.6]
         shortcuts = measures[f"accuracy/{task}-seed257"]["shortcuts"]
         shares = {"its own thoughts": mean(model["intact"] for model in models),
                   "another problem's": mean(model["of another problem"] for model in models),

@@ -131,7 +131,7 @@ def compared(first, others):
 
 
 def measured(pattern):
-    """The rows of what analysis measured, or what it printed, of each measure that matches; not of
+    """The rows of what analysis measured, or what it printed, of each measure that matches; without
     the one model with thoughts that stayed at chance."""
     assert MEASURES["accuracy/prontoqa-seed753"]["result"]["accuracy"] < 0.55
     return [MEASURES[name].get("printed") or MEASURES[name]["result"]["rows"]
@@ -283,6 +283,12 @@ def about_records():
                                  f"heads/without/{task}-seed*"))).split())
     yield "results.md", "instead of 16, today's recipe gets {} and {}.".format(
         *percent(*accuracies("records/short-*")).split())
+    yield "results.md", ("`coconut` at {}, `cot` at {}. So does `coconut` with the three wired "
+                         "heads ({}), and with twelve epochs of stage 0 instead of eight "
+                         "({}).").format(
+        *percent(*(share for run in ("fresh/prontoqa", "fresh/prontoqa-cot", "heads/with/prontoqa",
+                                     "records/longer-prontoqa")
+                   for share in accuracies(f"{run}-seed753"))).split())
     older = [accuracies(f"heads/{kind}/older-prontoqa-seed*") for kind in ("with", "without")]
     yield "results.md", ("ProntoQA got {}, {} and {} with them, and {}, {} and {} without (.. The "
                          "mean of {} is").format(*percent(*older[0], *older[1]).split(),
