@@ -18,7 +18,8 @@ from tasks.record import UserError
 
 @dataclass
 class Config:
-    """What the code asks of a model's config; and transformers' own config, as a dict."""
+    """What the code asks of a model's config; and transformers' own config, as a dict, where
+    "frozen_layers": N keeps the embeddings and the N lowest layers as they are."""
     transformers: dict
     block_size: int
     vocab_size: int
@@ -34,6 +35,9 @@ class Model(nn.Module):
         self.hf = hf or AutoModelForCausalLM.from_config(
             their_config(config.transformers, config.dropout), dtype=torch.float32)
         self.wte, self.lm_head = self.hf.get_input_embeddings(), self.hf.get_output_embeddings()
+        if n := config.transformers.get("frozen_layers"):
+            for part in (self.wte, *self.hf.base_model.layers[:n]):
+                part.requires_grad_(False)
 
     def embed(self, ids):
         return self.wte(ids)

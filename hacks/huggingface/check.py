@@ -196,6 +196,22 @@ def test_twenty_steps_of_training_lower_the_loss_and_a_resumed_run_ends_the_same
         trained(tmp_path / "muon", "--init", ckpt, "--optimizer", "muon", "--max_steps", 1)
 
 
+def test_frozen_layers_keep_their_weights_also_in_a_resumed_run(tmp_path):
+    folder = folder_of(tmp_path / "model", "qwen2", 0, **KINDS["qwen2"], frozen_layers=1)
+    before = adapter.load(folder)[0].state_dict()
+    given = ["--init", folder, *OPTIONS]
+    trained(tmp_path / "whole", *given, "--max_steps", 4)
+    trained(tmp_path / "parts", *given, "--max_steps", 2)
+    trained(tmp_path / "parts", "--resume", "--max_steps", 4)
+    whole, parts = (load_run(tmp_path / name / "ckpt.pt") for name in ("whole", "parts"))
+    assert len(whole[0]["optimizer"]["state"]) == sum(
+        p.requires_grad for p in whole[1].parameters())
+    for name, tensor in whole[1].state_dict().items():
+        assert torch.equal(tensor, parts[1].state_dict()[name]), name
+        frozen = re.search(r"wte|embed_tokens|lm_head|layers\.0\.", name)  # lm_head is tied
+        assert torch.equal(tensor, before[name]) == bool(frozen), name
+
+
 # --------------------------------------------------------------------------------------------------
 # Our models for transformers
 
