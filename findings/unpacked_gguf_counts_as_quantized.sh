@@ -49,8 +49,8 @@ file.close()
 
 print(f"transformers {transformers.__version__}, gguf 0.19.0")
 plain = AutoModelForCausalLM.from_pretrained(".", gguf_file="tiny.gguf")
-kinds = {type(m).__name__ for m in plain.modules() if "weight" in dict(m.named_parameters(recurse=False))}
-print(f"without the flag: {sorted(kinds)}, {({p.dtype for p in plain.parameters()})}")
+kinds = {type(m).__name__ for m in plain.modules() if hasattr(m, "weight")}
+print(f"without the flag: {sorted(kinds)}")
 assert "Linear" in kinds and {p.dtype for p in plain.parameters()} == {torch.float32}
 for what, act in (("save_pretrained", lambda: plain.save_pretrained("plain")),
                   ("dequantize", plain.dequantize)):
