@@ -305,8 +305,8 @@ def about_the_defaults():
     yield "README.md", ("from {} to {} % (ProntoQA), from {} to {} % (ProsQA) and from {} to {} % "
                         "(arithmetic)").format(*words)
     yield "README.md", (
-        "{} % (ProsQA) and {} % (ProntoQA) of the answers are right. With the thoughts of another "
-        "problem only {} and {} % are.").format(*intact, *swapped)
+        "{} % (ProsQA) and {} % (ProntoQA, four runs of five) of the answers are right. With the "
+        "thoughts of another problem only {} and {} % are.").format(*intact, *swapped)
     run = RUNS["fresh/prontoqa-seed257"]
     line = run["settings"] | run["epochs"][-1] | {"minutes": run["epochs"][-1]["seconds"] / 60}
     yield "README.md", (
