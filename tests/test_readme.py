@@ -335,7 +335,7 @@ def about_surprises():
                        ("hidden states before the last norm", "prenorm-"),
                        ("their signs alone, ..", "signs-"), ("no position ..", "nopos-"),
                        ("noise of ..", "noise-"), ("an output layer ..", "untied-")]:
-        runs = f"{kind}prosqa-seed[26]*"  # of the default there are two more
+        runs = f"{kind}prosqa-seed[26]??"  # of the default there are two more
         swapped = [rows[4]["accuracy"] for rows in measured(f"intervene/{runs}")]
         yield "surprises.md", row(said, f"{spread_on_new_problems(runs)} (..)", spread_of(swapped))
 
