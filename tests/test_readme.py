@@ -224,6 +224,14 @@ def about_thoughts_and_words():
         yield "thoughts.md", row(i + 1, *cosines("tree/prosqa-seed*", i))
     (missed, on_a_way, _), (more_missed, more_on, _) = (
         cosines("tree/prosqa-pause_as_thought-*", i) for i in (1, 2))
+    missed_there, on_path, beside = cosines("stage0/prosqa-seed*", 1)
+    right = [MEASURES[name]["result"]["accuracy"] for name in matching(MEASURES, "stage0/*")]
+    yield "thoughts.md", (f"{on_path} on a shortest path, {beside} elsewhere on the frontier and "
+                          f"{missed_there} out of reach")
+    yield "thoughts.md", f"is right in only {percent(min(right))} to {percent(max(right))} %"
+    for i in (0, 1):
+        shares = [rows[i][f"step {i + 1}"] for rows in measured("stage0/*")]
+        yield "thoughts.md", f"{percent(min(shares))} to {percent(max(shares))}"
     yield "thoughts.md", (f"{on_a_way} and {more_on} on a shortest path, {missed} and "
                           f"{more_missed} out of reach")
 
