@@ -224,6 +224,8 @@ def about_thoughts_and_words():
         yield "thoughts.md", row(i + 1, *cosines("tree/prosqa-seed*", i))
     (missed, on_a_way, _), (more_missed, more_on, _) = (
         cosines("tree/prosqa-pause_as_thought-*", i) for i in (1, 2))
+    bare = [cosines("tree/prosqa-no_curriculum-*", i)[1] for i in (1, 2)]
+    yield "thoughts.md", f"which have {bare[0]} and {bare[1]} on a shortest path"
     missed_there, on_path, beside = cosines("stage0/prosqa-seed*", 1)
     right = [MEASURES[name]["result"]["accuracy"] for name in matching(MEASURES, "stage0/*")]
     yield "thoughts.md", (f"{on_path} on a shortest path, {beside} elsewhere on the frontier and "
