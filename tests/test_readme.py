@@ -376,7 +376,8 @@ def test_the_pages_say_what_the_logs_say_and_no_fewer_numbers_than_before():
     assert not [(page, text) for page, text in claims if not re.search(
         re.sub(r"(\\ )+", r"\\s+", re.escape(text)).replace(r"\.\.", "[^|]{0,200}?"), PAGES[page])]
     numbers = re.findall(r"\d[\d,]*(?:\.\d+)?", " ".join(text for _, text in claims))
-    prose = re.sub(r"```.*?```|`[^`]*`|\(http[^)]*\)|(torch|Python)\s[\d.]+", "", README, flags=re.S)
+    prose = re.sub(r"```.*?```|`[^`]*`|\(http[^)]*\)|(torch|Python)\s[\d.]+", "", README,
+                   flags=re.S)
     decimals = {*re.findall(r"\d+\.\d+", prose)}
     paper = {"93.8", "96.6", "77.5", "98.8"}
     assert decimals <= {*numbers, *paper, "0.3", "1.1"}  # million parameters
