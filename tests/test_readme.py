@@ -94,6 +94,11 @@ def row(*cells):
     return f"| {' | '.join(map(str, cells))} |"
 
 
+def measured_accuracies(pattern):
+    """The accuracies that analysis measured, of each measure that matches."""
+    return [MEASURES[name]["result"]["accuracy"] for name in matching(MEASURES, pattern)]
+
+
 def percent(*shares):
     return " ".join(f"{100 * share:.1f}" for share in shares)
 
@@ -121,8 +126,7 @@ def spread(pattern):
 
 def spread_on_new_problems(runs):
     """The same on the problems that all runs of a task are asked; "" if there are no runs."""
-    return spread_and_failure([MEASURES[name]["result"]["accuracy"]
-                               for name in matching(MEASURES, f"accuracy/{runs}")])
+    return spread_and_failure(measured_accuracies(f"accuracy/{runs}"))
 
 
 def compared(first, others):
@@ -163,8 +167,7 @@ def about_the_methods():
     yield "README.md", row("*best shortcut*", "", *(f"*{guess}*" for guess in [*best, *told]))
     exact, with_coin = zip(*([rows[0][how] for how in ("accuracy", "with a coin")]
                              for rows in measured("retry/prosqa-cot-seed*")))
-    thoughts = mean(MEASURES[name]["result"]["accuracy"] for name in
-                    matching(MEASURES, "accuracy/prosqa-seed*"))
+    thoughts = mean(measured_accuracies("accuracy/prosqa-seed*"))
     yield "results.md", (f"{percent(thoughts)} to {percent(mean(exact))}. .. written steps get "
                          f"{percent(mean(with_coin))}.")
     arithmetic = MEASURES["accuracy/gsm8k-seed257"]["result"]["shortcuts"]
@@ -227,7 +230,7 @@ def about_thoughts_and_words():
     bare = [cosines("tree/prosqa-no_curriculum-*", i)[1] for i in (1, 2)]
     yield "thoughts.md", f"which have {bare[0]} and {bare[1]} on a shortest path"
     missed_there, on_path, beside = cosines("stage0/prosqa-seed*", 1)
-    right = [MEASURES[name]["result"]["accuracy"] for name in matching(MEASURES, "stage0/*")]
+    right = measured_accuracies("stage0/*")
     yield "thoughts.md", (f"{on_path} on a shortest path, {beside} elsewhere on the frontier and "
                           f"{missed_there} out of reach")
     yield "thoughts.md", f"is right in only {percent(min(right))} to {percent(max(right))} %"
@@ -253,16 +256,15 @@ def about_tokens_and_larger_graphs():
     yield "results.md", "stays at chance: {}, {} and {} (seeds 354, 572 and 715".format(
         *percent(*accuracies("tokens/with-heads/prontoqa-seed*")).split())
     for nodes in (10, 12, 16):
-        cells = [[100 * MEASURES[name]["result"]["accuracy"] for name in matching(
-            MEASURES, f"larger/{heads}nodes{nodes}-prosqa-{kind}")]
-            for heads, kind in product(("", "with-heads/"), ("seed*", "cot-*"))]
+        cells = (measured_accuracies(f"larger/{heads}nodes{nodes}-prosqa-{kind}")
+                 for heads, kind in product(("", "with-heads/"), ("seed*", "cot-*")))
         yield "results.md", row(nodes, *(
-            f"{mean(cell):.1f} ({min(cell):.1f} to {max(cell):.1f})" for cell in cells))
+            "{} ({} to {})".format(*percent(mean(cell), min(cell), max(cell)).split())
+            for cell in cells))
 
 
 def about_shortcuts():
-    found = [[MEASURES[name]["result"]["accuracy"] for name in matching(
-        MEASURES, f"transfer/generated-{task}-*")] for task in ("prontoqa", "prosqa")]
+    found = [measured_accuracies(f"transfer/generated-{task}-*") for task in ("prontoqa", "prosqa")]
     yield "results.md", "`coconut` gets {} of balanced problems right.".format(spread_of(found[0]))
     yield "results.md", "it gets {} of balanced ones, so".format(spread_of(found[1]))
     yield "README.md", f"gets {percent(mean(found[0]))} % of balanced problems, where"
