@@ -10,8 +10,9 @@ sys.path.insert(0, ".")
 
 from analysis.runs import best_guess, curve, grouped, json_lines  # noqa: E402
 
-RUNS = "results/runs.jsonl:"
-COLORS = {"coconut": "C0", "cot": "C2", "pause_as_thought": "C1", "no_cot": "C7"}
+RUNS, LAYERS = "results/runs.jsonl:", (1, 2, 4, 8, 10)
+COLORS = {"coconut": "C0", "cot": "C2", "pause_as_thought": "C1", "no_cot": "C7",
+          "soft": "C4"}
 
 
 def panels(width, height, rows=1, columns=1):
@@ -63,6 +64,40 @@ def words():
     panel.plot(*zip(*sorted(guesses.items())), "C3:", label="best shortcut")
     panel.set(xlabel="nodes", ylabel="accuracy, % (small: each seed)", xticks=sorted(guesses))
     panel.legend(fontsize="small")
+    return figure
+
+
+def depth(measures):
+    """Balanced ProsQA with 12 nodes over the layers: means over seeds, and each seed as a dot."""
+    def cosine(line, group):
+        return float(line[group].split()[0])
+
+    styles = {"coconut": ("coconut", "o-"), "soft": ("soft thinking", "D-."), "cot": ("cot", "s--"),
+              "pause_as_thought": ("pause tokens", "^:")}
+    readings = {
+        "accuracy": ("accuracy, %", lambda result: 100 * result["accuracy"]),
+        "intervene": ("accuracy with another\nproblem's thoughts, %",
+                      lambda result: 100 * result["rows"][4]["accuracy"]),
+        "tree": ("cosine with the frontier,\nminus that with nodes out of reach",
+                 lambda result: mean(cosine(line, "frontier") - cosine(line, "not reachable")
+                                     for line in result["superposition"][1:3]))}
+    figure = Figure(figsize=(11, 3.8), dpi=130, layout="constrained")
+    for panel, (what, (label, read)) in zip(figure.subplots(1, 3), readings.items()):
+        for method, (name, style) in styles.items():
+            found = {layers: [read(measures[run]) for run in measures if re.fullmatch(
+                rf"depth/{what}/{method}-{layers}layers-seed\d+", run)] for layers in LAYERS}
+            means = [(layers, mean(seeds)) for layers, seeds in found.items() if seeds]
+            if means:
+                panel.plot(*zip(*means), style, color=COLORS[method], label=name)
+            for layers, seeds in found.items():
+                panel.plot([layers] * len(seeds), seeds, ".", color=COLORS[method], alpha=0.5)
+        if what != "tree":
+            panel.axhline(50, color="0.5", linestyle=":")
+            panel.set(ylim=(0, 100))
+        panel.set(xscale="log", xlabel="layers", ylabel=label)
+        panel.set_xticks(LAYERS, LAYERS)
+        panel.minorticks_off()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 
@@ -136,7 +171,7 @@ def tutorial_loss():
 if __name__ == "__main__":
     measures = {line["name"]: line.get("result") for line in json_lines("results/measures.jsonl")}
     for name, figure in [("needed", needed(measures)), ("words", words()), ("passes", passes()),
-                         ("tutorial_loss", tutorial_loss()),
+                         ("tutorial_loss", tutorial_loss()), ("depth", depth(measures)),
                          ("interventions", interventions(measures))]:
         figure.savefig(f"docs/{name}.png")
     curve([RUNS + "fresh/gsm8k-seed*"], "docs/curve.png")
