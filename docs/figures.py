@@ -92,9 +92,10 @@ def depth(measures):
             for layers, seeds in found.items():
                 panel.plot([layers] * len(seeds), seeds, ".", color=COLORS[method], alpha=0.5)
         if what != "tree":
-            panel.axhline(50, color="0.5", linestyle=":")
             panel.set(ylim=(0, 100))
-        panel.set(xscale="log", xlabel="layers", ylabel=label)
+        panel.axhline(0 if what == "tree" else 50, color="0.7", linewidth=0.8)
+        panel.set(xscale="log", xlim=(0.9, 11), xlabel="layers (small dots: each seed)",
+                  ylabel=label)
         panel.set_xticks(LAYERS, LAYERS)
         panel.minorticks_off()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)

@@ -268,6 +268,15 @@ def about_depth():
         yield "results.md", row(layers, *cells, spread_of(swapped), *leads)
     intact, words = ([rows[i]["accuracy"] for rows in measured("depth/intervene/soft-*")]
                      for i in (0, 5))
+    early = [mean(rows[2]["answer"] for rows in measured(f"depth/decode/coconut-{layers}layers-*"))
+             for layers in (2, 4, 8)]
+    yield "results.md", "reads as `###` in {}, {} and {} % of".format(*percent(*early).split())
+    yield "results.md", "`cot` gets {} with two layers and {} with eight".format(*percent(*(
+        with_a_coin(f"depth/retry/cot-{layers}layers-*") for layers in (2, 8))).split())
+    yield "results.md", "test problems these get {} and {}.".format(
+        *percent(*accuracies("depth/pause_as_thought-10layers-*")).split())
+    longer = accuracies("words/nodes12-pause_as_thought-*")
+    yield "results.md", f"({percent(min(longer))} to {percent(max(longer))}), and was not tried"
     yield "results.md", f"({percent(mean(words))} instead of {percent(mean(intact))}, four runs)"
 
 
