@@ -10,9 +10,8 @@ sys.path.insert(0, ".")
 
 from analysis.runs import best_guess, curve, grouped, json_lines  # noqa: E402
 
-RUNS, LAYERS = "results/runs.jsonl:", (1, 2, 4, 8, 10)
-COLORS = {"coconut": "C0", "cot": "C2", "pause_as_thought": "C1", "no_cot": "C7",
-          "soft": "C4"}
+RUNS = "results/runs.jsonl:"
+COLORS = {"coconut": "C0", "cot": "C2", "pause_as_thought": "C1", "no_cot": "C7", "soft": "C4"}
 
 
 def panels(width, height, rows=1, columns=1):
@@ -72,6 +71,7 @@ def depth(measures):
     def cosine(line, group):
         return float(line[group].split()[0])
 
+    numbers = (1, 2, 4, 8, 10)
     styles = {"coconut": ("coconut", "o-"), "soft": ("soft thinking", "D-."), "cot": ("cot", "s--"),
               "pause_as_thought": ("pause tokens", "^:")}
     readings = {
@@ -85,7 +85,7 @@ def depth(measures):
     for panel, (what, (label, read)) in zip(figure.subplots(1, 3), readings.items()):
         for method, (name, style) in styles.items():
             found = {layers: [read(measures[run]) for run in measures if re.fullmatch(
-                rf"depth/{what}/{method}-{layers}layers-seed\d+", run)] for layers in LAYERS}
+                rf"depth/{what}/{method}-{layers}layers-seed\d+", run)] for layers in numbers}
             means = [(layers, mean(seeds)) for layers, seeds in found.items() if seeds]
             if means:
                 panel.plot(*zip(*means), style, color=COLORS[method], label=name)
@@ -96,7 +96,7 @@ def depth(measures):
         panel.axhline(0 if what == "tree" else 50, color="0.7", linewidth=0.8)
         panel.set(xscale="log", xlim=(0.9, 11), xlabel="layers (small dots: each seed)",
                   ylabel=label)
-        panel.set_xticks(LAYERS, LAYERS)
+        panel.set_xticks(numbers, numbers)
         panel.minorticks_off()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
