@@ -35,6 +35,7 @@ def unpack(scratch, folder, frozen):
     """Write the model of FILE in float32, and its tokenizer. UserError without a package."""
     try:
         import torch
+        from tokenizers import pre_tokenizers
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         model = AutoModelForCausalLM.from_pretrained(
             scratch, gguf_file=FILE, dtype=torch.float32,
@@ -45,6 +46,8 @@ def unpack(scratch, folder, frozen):
                         f"txt gguf==0.19.0 accelerate==1.15.0 ({error})") from None
     model.config.frozen_layers = frozen  # for adapter.py
     model.save_pretrained(folder)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([  # unknown to transformers
+        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)])
     tokenizer.save_pretrained(folder)
 
 
