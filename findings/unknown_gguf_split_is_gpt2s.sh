@@ -7,9 +7,9 @@
 # Most text gives the right tokens all the same, as none holds two digits. But where digits are not
 # cut off first, the last blank or line feed before them stays alone instead of joining those before
 # it: in a numbered list an empty line is two tokens instead of one, and before a number in an aligned
-# column there is one blank too many. The model was not trained on that: a short list costs it 10
+# column there is one token too many. The model was not trained on that: a short list costs it 10
 # nats more.
-# Fails if both cut the list alike, if other text is cut differently, or if the model prefers the first.
+# Fails if both cut the list alike, if other text is cut differently, or if the model prefers GPT-2's.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -296,6 +296,17 @@ def about_shortcuts():
     yield "README.md", f"gets {percent(mean(found[0]))} % of balanced problems, where"
 
 
+def about_a_pretrained_model():
+    for said, kind in [("thoughts", "coconut"), ("pause tokens", "pause_as_thought"),
+                       ("soft thinking", "soft"), ("written steps", "cot"),
+                       ("thoughts, trained on balanced problems", "balanced")]:
+        tests = [RUNS[name]["test"] for name in matching(RUNS, f"smollm2/{kind}-*")]
+        yield "results.md", row(said, *(percent(*shares) for shares in (
+            [test["test_accuracy"] for test in tests],
+            [test["test_swapped"] for test in tests if "test_swapped" in test],
+            measured_accuracies(f"smollm2/accuracy/{kind}-*"))))
+
+
 def about_official_sizes():
     for model, kind in product(("prontoqa-5hops", "prosqa-28nodes"), ("balanced", "official")):
         names = [f"official/{turn}/{model}{method}-{kind}"
@@ -403,7 +414,8 @@ def test_a_page_says_what_the_released_files_hold(real_data):
 def test_the_pages_say_what_the_logs_say_and_no_fewer_numbers_than_before():
     claims = [*about_the_methods(), *about_thoughts_and_words(),
               *about_tokens_and_larger_graphs(), *about_depth(), *about_shortcuts(),
-              *about_official_sizes(), *about_records(), *about_the_defaults(), *about_surprises()]
+              *about_official_sizes(), *about_a_pretrained_model(), *about_records(),
+              *about_the_defaults(), *about_surprises()]
     assert not [(page, text) for page, text in claims if not re.search(
         re.sub(r"(\\ )+", r"\\s+", re.escape(text)).replace(r"\.\.", "[^|]{0,200}?"), PAGES[page])]
     numbers = re.findall(r"\d[\d,]*(?:\.\d+)?", " ".join(text for _, text in claims))
