@@ -305,6 +305,10 @@ def about_a_pretrained_model():
             [test["test_accuracy"] for test in tests],
             [test["test_swapped"] for test in tests if "test_swapped" in test],
             measured_accuracies(f"smollm2/accuracy/{kind}-*"))))
+    own, zeros, noise = zip(*([rows[i]["accuracy"] for i in range(3)]
+                              for rows in measured("smollm2/intervene/coconut-*")))
+    assert own == zeros == noise
+    yield "results.md", "gets {:.0f} and {:.0f} of 100".format(*(100 * share for share in own))
 
 
 def about_official_sizes():
