@@ -305,6 +305,10 @@ def about_a_pretrained_model():
             [test["test_accuracy"] for test in tests],
             [test["test_swapped"] for test in tests if "test_swapped" in test],
             measured_accuracies(f"smollm2/accuracy/{kind}-*"))))
+    guesses = (best_guess(s, test) for _, s, _, test in runs_of([f"{LOGS}:smollm2/coconut-*"]))
+    balanced = MEASURES["smollm2/accuracy/coconut-seed358"]["result"]["shortcuts"]
+    yield "results.md", row("*best shortcut*", f"*{percent(*guesses)}*", "",
+                            f"*{percent(max(line['alone'] for line in balanced))}*")
     own, zeros, noise = zip(*([rows[i]["accuracy"] for i in range(3)]
                               for rows in measured("smollm2/intervene/coconut-*")))
     assert own == zeros == noise

@@ -46,8 +46,10 @@ def unpack(scratch, folder, frozen):
                         f"txt gguf==0.19.0 accelerate==1.15.0 ({error})") from None
     model.config.frozen_layers = frozen  # for adapter.py
     model.save_pretrained(folder)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([  # unknown to transformers
-        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)])
+    # FILE names this rule "smollm", which transformers 5.24 does not know; see findings/
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.save_pretrained(folder)
 
 
